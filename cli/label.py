@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,24 +56,37 @@ def label(
     """
     from graft.cli.run import run_recipe
     from graft.cli.show import console
+
+    asked = {"text_column": column, "most": most, "order": order, "margin_of_error": margin_of_error}
+    clauses = None if labels is None else labels_in(labels)
+    target, of = prepare(file, recipe, clauses, name, model, asked, top_up=top_up)
+    console(stderr=json).print(f"texts: column {of!r} of {file}; recipe: {target}", markup=False, highlight=False)
+    code = run_recipe(str(target), {}, train=False, export=None, json=json)
+    if code:
+        raise typer.Exit(code)
+
+
+def prepare(
+    file: str, recipe: str | None, labels: Mapping[str, str] | None, name: str | None, model: str | None,
+    asked: Mapping[str, Any], *, top_up: bool,
+) -> tuple[Path, str]:  # fmt: skip
+    """Write the recipe that labels a file; returns its path, and the column of the texts.
+
+    `asked` are fields of the method, None where nothing is asked. Raises InputInvalid before anything is written.
+    """
     from graft.data.intake.texts import open_texts
 
     if (recipe is None) == (labels is None):
         what = "give either a recipe or labels" if recipe else "the labels are missing"
         raise InputInvalid([Problem("--labels", None, "", what, f"{EXAMPLE}, or --recipe RECIPE")])
-    _, mapped = open_texts(file, column)  # a missing file or column is reported before anything is written
-    asked = {"text_column": column, "most": most, "order": order, "margin_of_error": margin_of_error}
+    _, mapped = open_texts(file, asked.get("text_column"))
     given = {field: value for field, value in asked.items() if value is not None}
     if recipe:
         target, made = _derived(recipe, name, Path(file), given, top_up=top_up)
     else:
-        target, made = _small(labels or "", name, Path(file), given, model)
+        target, made = _small(labels or {}, name, Path(file), given, model)
     _write(target, made)
-    of = "+".join(mapped.text) or mapped.chat
-    console(stderr=json).print(f"texts: column {of!r} of {file}; recipe: {target}", markup=False, highlight=False)
-    code = run_recipe(str(target), {}, train=False, export=None, json=json)
-    if code:
-        raise typer.Exit(code)
+    return target, "+".join(mapped.text) or mapped.chat or ""
 
 
 def _derived(
@@ -102,14 +116,15 @@ def _derived(
 
 
 def _small(
-    labels: str, dataset: str | None, file: Path, given: dict[str, Any], model: str | None
+    clauses: Mapping[str, str], dataset: str | None, file: Path, given: dict[str, Any], model: str | None
 ) -> tuple[Path, dict[str, Any]]:
     """A recipe of these labels and one model, and its path in the present folder."""
     from graft.schemas.tasks.base import ImportedRows, task_for
 
-    clauses = labels_in(labels)
     if len(clauses) < MIN_LABELS:
-        raise InputInvalid([Problem("--labels", None, "", f"{labels!r} is one label", f"two or more, {EXAMPLE}")])
+        raise InputInvalid(
+            [Problem("--labels", None, "", f"{', '.join(clauses)!r} is one label", f"two or more, {EXAMPLE}")]
+        )
     task = task_for(("label",))
     fields = task.of_rows(ImportedRows(labels=list(clauses), answered=False, restricted=False, policy=""))
     named = [{**entry, "description": clauses[entry["name"]]} for entry in fields["labels"]]
@@ -164,7 +179,7 @@ def found_models() -> list[tuple[str, dict[str, Any]]]:
     from graft.schemas.home import Home
     from graft.schemas.models import ModelSpec
 
-    home, free = Home.find(), {"price": {"input": 0, "output": 0}}
+    home, free = Home.find(create=False), {"price": {"input": 0, "output": 0}}
     found = [
         (f"{name} ({server.program} at {server.base_url})", {**model_spec(f"{name}@{server.base_url}"), **free})
         for server in asyncio.run(local_servers()) for name in server.models

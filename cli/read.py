@@ -47,12 +47,13 @@ def status(json: JsonFlag = False) -> None:
         console().print(f"no runs yet in {home.root}. Start one:  graft run demo --train", soft_wrap=True)
     else:
         rows = [
-            [run.id, run.status, run.stopped_by, run.counts.get("accepted", 0), run.counts.get("opened", 0), run.calls,
-             money(run.price_usd), f"{run.started_at:%Y-%m-%d %H:%M}"]
+            [run.id, f"{run.status}: {run.stopped_by}" if run.stopped_by else run.status,
+             f"{run.counts.get('accepted', 0):,} of {run.counts.get('opened', 0):,}", f"{run.calls:,}",
+             money(run.price_usd), f"{run.started_at:%m-%d %H:%M}"]
             for run in runs
         ]  # fmt: skip
-        columns = ["run", "status", "stopped by", "accepted", "opened", "calls", "price", "started (UTC)"]
-        table("runs", columns, rows, right=("accepted", "opened", "calls", "price"))
+        columns = ["run", "status", "accepted", "calls", "price", "UTC"]
+        table(f"runs in {home.root}", columns, rows, right=("accepted", "calls", "price"), tight=True)
     for one in noted:
         console().print(_live_line(one), markup=False, highlight=False)
     from graft.cli.ops import print_services
@@ -133,17 +134,22 @@ def show(
         found = version(lake, ref)
         if rejected:
             records = _rejected(lake, found.run_id, restricted)
+            some = _candidates(lake, found.run_id, rows, restricted)
         else:
             some = version_rows(lake, found) if json else first_rows(lake, found, rows)
             records = [_shown(row, restricted) for row in plain_rows(VersionRowRecord, some)]
         task = task_of(lake, found)
         own = _by_method(lake, found.run_id) if json else {}
     if json:
+        own |= {"candidates": some} if rejected else {}
         as_json({"version": found.model_dump(mode="json"), "rows": records, **own})
         return
     if rejected:
         view = [[r["code"], r["rows"], r["example"]] for r in records]
         table(f"{found.ref}: not accepted", ["reason", "rows", "an example"], view, right=("rows",))
+        view = [[r["id"], r["code"], "" if r["score"] is None else f"{r['score']:.2f}", r["reason"]] for r in some]
+        table(f"{rows} of each reason", ["row", "reason", "score", "in words"], view, right=("score",))
+        console().print("a row's history:  graft explain ROW")
         return
     from rich.markdown import Markdown
 
@@ -185,6 +191,17 @@ def _rejected(lake: Any, run_id: str, restricted: bool) -> list[dict[str, Any]]:
         GROUP BY ALL ORDER BY rows DESC, status, route, code"""
     found = lake.query(query, [restricted, run_id])
     return [{**row, "example": HIDDEN if row["example"] is None else row["example"]} for row in found]
+
+
+def _candidates(lake: Any, run_id: str, each: int, restricted: bool) -> list[dict[str, Any]]:
+    """The first candidates of each reason; `score` is the judges' mean (0 to 10), else the refusing gate's."""
+    query = """
+        SELECT candidate_id AS id, code, label, coalesce(mean, list_filter(gates, lambda g: NOT g.passed)[1].score)
+               AS score, text, response, reason, restricted
+        FROM lake.candidates WHERE run_id = ? AND status <> 'accepted'
+        QUALIFY row_number() OVER (PARTITION BY code ORDER BY candidate_id) <= ? ORDER BY code, candidate_id"""
+    found, hidden = lake.query(query, [run_id, each]), dict.fromkeys(("text", "response", "reason"), HIDDEN)
+    return [{**row, **hidden} if row["restricted"] and not restricted else row for row in found]
 
 
 def explain(row: Annotated[str, typer.Argument(help="a row's id, or its first letters", metavar="ROW")],

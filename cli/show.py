@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,10 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False)
 
 
+_ID = re.compile(r"[a-z]{1,2}_[0-9a-f]{8,}|[a-z0-9._-]+-[0-9a-f]{12}")
+"""Ids of rows, seeds, students and runs: a table never wraps them, so that they can be copied."""
+
+
 def table(
     title: str, columns: list[str], rows: list[list[Any]], *, right: tuple[str, ...] = (), tight: bool = False
 ) -> None:
@@ -78,8 +83,12 @@ def table(
         title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD if tight else HEAVY_HEAD,
         pad_edge=not tight, padding=(0, 0 if tight else 1),
     )  # fmt: skip
-    for column in columns:
-        view.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for place, column in enumerate(columns):
+        ids = [str(row[place]) for row in rows if _ID.fullmatch(str(row[place]))]
+        view.add_column(
+            column, justify="right" if column in right else "left", overflow="fold", no_wrap=bool(ids),
+            min_width=max(map(len, ids), default=None),
+        )  # fmt: skip
     for row in rows:
         view.add_row(*(cell if isinstance(cell, Text) else Text("–" if cell is None else str(cell)) for cell in row))
     console().print(view)

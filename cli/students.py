@@ -11,6 +11,7 @@ from graft.cli.options import JsonFlag
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
+    from graft.data.scores.pairs import Paired
 
 SHORT = 10
 """Characters shown of an id: enough to select it."""
@@ -82,6 +83,20 @@ def students(
         print_table(other, tight=True)
 
 
+def paired(a: str, b: str, test: str | None) -> Paired:
+    """Student b against a on the rows of one held-out file that both were evaluated on. Raises NotFound."""
+    from graft.data.lake import Lake
+    from graft.data.scores import compare, find_student, shared_tests
+    from graft.schemas.home import Home
+
+    home = Home.find(create=False)
+    with Lake.look(home) as lake:
+        first, second = find_student(lake, a), find_student(lake, b)
+        shared = shared_tests(lake, first.id, second.id)
+        named = test and next((key for key, file in shared if key.startswith(test) or file.endswith(test)), test)
+        return compare(home, lake, first, second, named or None)
+
+
 def compare(
     a: Annotated[str, typer.Argument(help="a student's id, or its first letters", metavar="A")],
     b: Annotated[str, typer.Argument(help="id or prefix of the other student", metavar="B")],
@@ -95,17 +110,8 @@ def compare(
     Example:  graft compare st_04c1 st_9be2
     """
     from graft.cli.show import as_json, console, table
-    from graft.data.lake import Lake
-    from graft.data.scores import compare as paired_test
-    from graft.data.scores import find_student, shared_tests
-    from graft.schemas.home import Home
 
-    home = Home.find(create=False)
-    with Lake.look(home) as lake:
-        first, second = find_student(lake, a), find_student(lake, b)
-        shared = shared_tests(lake, first.id, second.id)
-        named = test and next((key for key, file in shared if key.startswith(test) or file.endswith(test)), test)
-        found = paired_test(home, lake, first, second, named or None)
+    found = paired(a, b, test)
     if json:
         as_json(found.model_dump(mode="json"))
         return

@@ -27,7 +27,8 @@ def history_tree(history: dict[str, Any]) -> Tree:
         _leaf(root, f"now, in {now['dataset']}@{now['version']}", f"{now['label']}: {plain(of_data(now['view']))}")
     _decision(root, history["decision"], history.get("probability"))
     _drawn(root, history)
-    _columns(root, history)
+    if history["columns"]:
+        _branch(root, "columns", history["columns"])
     for one in history["passages"]:
         _leaf(root, _place(one), one["text"] or "its text is not in this lake")
     _branch(root, "seeds shown", [(row["id"], row["text"]) for row in history["exemplars"]])
@@ -53,7 +54,8 @@ def preview_tree(history: dict[str, Any], prompts: bool) -> Tree:
     _view(root, of_data(history["view"]))
     _decision(root, history["decision"], history.get("probability"))
     _drawn(root, history)
-    _columns(root, history)
+    if history["columns"]:
+        _branch(root, "columns", history["columns"])
     for one in history["passages"]:
         _leaf(root, _place(one), one["text"] or "its text is not in this lake")
     for review in history["reviews"]:
@@ -73,16 +75,6 @@ def preview_tree(history: dict[str, Any], prompts: bool) -> Tree:
 def _view(root: Tree, view: View) -> None:
     for part in view:
         _leaf(root, part.title or part.tone, plain((Part(part.pieces),)))
-
-
-def _columns(root: Tree, history: dict[str, Any]) -> None:
-    """The columns that the row was made of, besides those that are shown already."""
-    notes = history.get("notes")
-    columns = notes.get("columns") if isinstance(notes, dict) else None
-    known = {name for name, _ in history.get("meant") or ()}
-    found = [(name, text) for name, text in columns.items() if name not in known] if isinstance(columns, dict) else []
-    if found:
-        _branch(root, "columns", found)
 
 
 def _place(passage: dict[str, Any]) -> str:

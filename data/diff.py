@@ -17,6 +17,7 @@ from graft.data.seen import task_of
 from graft.schemas.base import Value
 from graft.schemas.display import plain
 from graft.schemas.sections import HIDDEN
+from graft.schemas.shown import Shown
 from graft.schemas.tasks.base import Task, Words
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Example(Value):
     view_after: str | None = None
 
 
-class Diff(Value):
+class Diff(Shown, Value):
     """Differences of version `b` from version `a`."""
 
     a: str
@@ -116,6 +117,11 @@ class Diff(Value):
     splits: tuple[Share, ...]
     measures: tuple[Measure, ...]
     examples: tuple[Example, ...]
+
+    def shown(self) -> dict[str, object]:
+        """See Shown."""
+        names = ("rows_a", "rows_b", "unchanged", "added", "dropped", "relabelled", "edited", "moved")
+        return {"versions": f"{self.a} → {self.b}", **{name: getattr(self, name) for name in names}}
 
     @property
     def same(self) -> bool:

@@ -41,12 +41,13 @@ def explain(lake: Lake, row_id: str, *, restricted: bool = False) -> dict[str, A
 
     Of a candidate in several runs the newest counts. Keys: id, source, text, response, label, data, view (as it is
     shown), restricted, run, origin (where its words come from), slot, meant (name and text of its method's requests
-    beyond the label), exemplars, models, probability (the judges' mean for its label, None without probabilities),
-    reviews (with `probability`), gates (with `neighbour_text`), decision, calls (with `parameters` and
-    `prompt_version`), price_usd (None: unknown), published (the newest version's fields, if they differ), edits,
-    recalls, drops (derived versions that left it out), versions, students, shown_to (rows that had it as exemplar),
-    passages (those of documents that it rests on, each with document, file, start, end, hash, licence and text). A seed
-    and an imported row have no slot, reviews, gates, decision or calls. Raises NotFound.
+    beyond the label), columns (name and text of what it was made of, beside those), exemplars, models, probability (the
+    judges' mean for its label, None without probabilities), reviews (with `probability`), gates (with
+    `neighbour_text`), decision, calls (with `parameters` and `prompt_version`), price_usd (None: unknown), published
+    (the newest version's fields, if they differ), edits, recalls, drops (derived versions that left it out), versions,
+    students, shown_to (rows that had it as exemplar), passages (those of documents that it rests on, each with
+    document, file, start, end, hash, licence and text). A seed and an imported row have no slot, reviews, gates,
+    decision or calls. Raises NotFound.
 
     Unless `restricted` is true, HIDDEN replaces all text that may quote a restricted text: of a restricted row all
     comments on it, of another row of a restricted task its calls, its passages and the restricted rows that it was
@@ -159,7 +160,8 @@ def _of_candidate(lake: Lake, found: Candidate, restricted: bool) -> dict[str, A
         "run": _run(run, slot.run_id),
         "origin": _origin(source, run, slot.run_id) | ({"file": file} if file else {}),
         "slot": slot.model_dump(mode="json", exclude={"exemplars"}),
-        "meant": _meant(run, found),
+        "meant": (meant := _meant(run, found)),
+        "columns": _columns(found, {name for name, _ in meant}),
         "exemplars": shown,
         "gates": [
             {**gate.model_dump(mode="json"), "neighbour_text": _text_of(lake, slot.run_id, gate.neighbour, restricted)}
@@ -184,6 +186,12 @@ def _meant(run: Run | None, found: Candidate) -> list[tuple[str, str]]:
         described: list[tuple[str, str]] = METHODS.get(kind).describe(slot, notes)
         return described
     return [(name, str(value)) for name, value in {**slot.payload, **notes}.items() if not isinstance(value, str)]
+
+
+def _columns(found: Candidate, known: set[str]) -> list[tuple[str, str]]:
+    """The columns that the row was made of, as its method noted them, besides the `known` ones."""
+    noted = found.notes.get("columns")
+    return [(name, str(text)) for name, text in noted.items() if name not in known] if isinstance(noted, dict) else []
 
 
 def _task(run: Run | None) -> Task:
@@ -212,6 +220,7 @@ def _without_words(history: dict[str, Any]) -> dict[str, Any]:
         **_hidden(history, *TEXT_FIELDS),
         **_hidden({name: history.get(name) for name in ("notes", "data")}, "notes", "data"),
         "slot": _hidden(history["slot"], "payload") if history["slot"] else None,
+        "columns": [],
         "decision": _hidden(decision, "reason") if decision else None,
         "exemplars": [_hidden(seed, *TEXT_FIELDS) for seed in history["exemplars"]],
         "reviews": [_hidden(review, "comment", "answer", "failure") for review in history["reviews"]],
@@ -241,7 +250,7 @@ def _of_given(lake: Lake, name: str, held: list[dict[str, Any]]) -> dict[str, An
         "price_usd": None,
         "probability": None,
         "models": {},
-        **{key: list[Any]() for key in ("meant", "exemplars", "reviews", "gates", "calls")},
+        **{key: list[Any]() for key in ("meant", "columns", "exemplars", "reviews", "gates", "calls")},
     }
 
 

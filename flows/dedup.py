@@ -13,7 +13,7 @@ from graft.data.gates.shared.semantic import alike, clusters, drop_semantic_dupl
 from graft.data.splits import joined
 from graft.flows.streaming import gate_decision
 from graft.schemas.decisions import ACROSS_SHARDS, NOT_BEST, SEMANTIC
-from graft.schemas.documents import sources_of
+from graft.schemas.documents import document_of
 from graft.schemas.rows import Accepted, Candidate, GateResult, Route
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def missing(rows: Sequence[Accepted], wanted: dict[str, int]) -> dict[str, int]:
 async def split_clusters(
     rows: Sequence[Accepted], method: Method[Any], embed: Embed | None, most: float = 1.0
 ) -> tuple[dict[str, str], str]:
-    """Row id to the cluster of rows that go to one split: near-duplicates, and all rows of a document. And a note.
+    """Row id to the cluster of rows that go to one split: near-duplicates, and rows drawn from a document. And a note.
 
     Without embeddings every text is its own cluster. Near-duplicates may link documents until hardly any row is left
     for other splits: if the largest cluster has over `most` of the rows, documents alone decide about their rows, and
@@ -133,7 +133,7 @@ async def split_clusters(
         vectors = await asyncio.to_thread(embed, list(texts.values()))
         found = {name: str(cluster) for name, cluster in clusters(list(texts), vectors, SPLIT_COSINE).items()}
     alike = {row.id: found[method.text_id(row)] for row in rows}
-    documents = {row.id: [one["hash"] for one in sources_of(row.data)] for row in rows}
+    documents = {row.id: [*filter(None, [document_of(row.data)])] for row in rows}
     groups = {row.id: [row.group] if method.one_split and row.group else [] for row in rows}
     whole = {name: [*hashes, *groups[name]] for name, hashes in documents.items()}
     linked = joined(alike, whole)

@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 from graft.flows import stopping
@@ -103,21 +104,46 @@ def connect(home: Home) -> bool:
     return bool(PREFECT_API_URL.value())
 
 
+_begun: ContextVar[Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] | None] = ContextVar(
+    "begun", default=None
+)
+"""Set for a function that `awaited` runs: the loop and the task of its coroutine, once it has begun."""
+
+
+async def awaited(fn: Callable[P, R], *args: P.args, **given: P.kwargs) -> R:
+    """The result of a synchronous function that may use `finished`, run on a thread of its own.
+
+    Cancelling stops the function's coroutine in order: finished work is committed.
+    """
+    context, begun = copy_context(), Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]]()
+    context.run(_begun.set, begun)
+    pool = ThreadPoolExecutor(1)
+    result = pool.submit(context.run, functools.partial(fn, *args, **given))
+    pool.shutdown(wait=False)
+    try:
+        return await asyncio.wrap_future(result)
+    except asyncio.CancelledError:
+        if begun.done() and not result.done():
+            await asyncio.to_thread(stopping.wind_down, *begun.result(), result)
+        raise
+
+
 def finished(work: Coroutine[Any, Any, T]) -> T:
     """The result of a coroutine, for synchronous callers, also in a notebook's running loop.
 
     A notebook's interrupt stops the coroutine in order: finished work is committed.
     """
+    begun = _begun.get() or Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]]()
+
+    async def main() -> T:
+        if not begun.done():
+            begun.set_result((asyncio.get_running_loop(), cast("asyncio.Task[Any]", asyncio.current_task())))
+        return await work
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(work)
-    begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[T]]] = Future()
-
-    async def main() -> T:
-        begun.set_result((asyncio.get_running_loop(), cast("asyncio.Task[T]", asyncio.current_task())))
-        return await work
-
+        return asyncio.run(main())
     with ThreadPoolExecutor(1) as pool:
         result = pool.submit(asyncio.run, main())
         try:

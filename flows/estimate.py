@@ -18,9 +18,11 @@ from graft.flows.run_context import models_used, weighed
 from graft.schemas.base import Value
 from graft.schemas.errors import GraftError
 from graft.schemas.home import Home
+from graft.schemas.load import held
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
+from graft.schemas.shown import Shown
 from graft.schemas.verdict import one_line
 
 
@@ -35,7 +37,7 @@ class Step(Value):
     price_usd: float | None
 
 
-class Estimate(Value):
+class Estimate(Shown, Value):
     """The estimate of a run."""
 
     dataset: str
@@ -47,6 +49,14 @@ class Estimate(Value):
     price_usd: float | None
     steps: tuple[Step, ...]
     assumptions: tuple[str, ...]
+
+    def shown(self) -> dict[str, object]:
+        """See Shown."""
+        return {
+            "dataset": self.dataset, "rows": self.rows, "candidates": self.candidates, "calls": self.calls,
+            "tokens": self.prompt_tokens + self.completion_tokens,
+            "price_usd": "unknown" if self.price_usd is None else self.price_usd,
+        }  # fmt: skip
 
 
 def estimate_recipe(name: str) -> Estimate:
@@ -108,7 +118,8 @@ def _advice(name: str, recipe: Recipe, seeds: list[Seed]) -> list[str]:
     if not recipe.task.labelled:
         return []
     verdict = verdict_of(Home.find(create=False), recipe, seeds)
-    ask = f"whether rows would help is not known yet: graft teacher {name} tells before anything is spent"
+    named = recipe.name if held(name) else name
+    ask = f"whether rows would help is not known yet: graft teacher {named} tells before anything is spent"
     return [one_line(verdict) if verdict else ask]
 
 

@@ -17,6 +17,7 @@ from graft.data.documents.kept import keep_documents
 from graft.data.documents.read import Library, read_documents
 from graft.data.intake.texts import digest_of, open_texts, read_texts
 from graft.schemas.errors import InputInvalid, MissingExtra, Problem
+from graft.schemas.home import Home
 from graft.schemas.load import resolve_path
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import GivenText
@@ -59,7 +60,10 @@ def digests(recipe: Recipe, file: Path) -> tuple[str, ...]:
 def library_of(recipe: Recipe, file: Path, say: Callable[[str], None] = lambda text: None) -> Library:
     """The recipe's documents and passages, read once a process; empty if it has none. Raises InputInvalid."""
     settings = recipe.seeds.documents
-    return Library() if settings is None else read_documents(settings, file.resolve().parent, say)
+    if settings is None:
+        return Library()
+    home = Home.find(create=False)
+    return read_documents(settings, file.resolve().parent, say, home.documents if home.root.exists() else None)
 
 
 def open_library(
@@ -78,7 +82,7 @@ def open_library(
     if library.settings.index == "none":
         return library, None
     if library.settings.index == "bm25":
-        return library, ByWords(library.passages)
+        return library, ByWords(library.passages, recipe.task.language)
     embed, why = encoder.find_embed()
     if embed is None:
         what = f"passages cannot be found by meaning: {why}"

@@ -22,6 +22,7 @@ from graft.schemas.home import Home
 from graft.schemas.intervals import wilson
 from graft.schemas.recipe import Recipe
 from graft.schemas.sections import Column, Section, Table
+from graft.schemas.shown import Shown
 
 LEAST_ACCEPTED = 0.01
 """Share of accepted candidates that a projection assumes at least."""
@@ -47,7 +48,7 @@ class Part(Value):
     price_usd: float | None
 
 
-class Preview(Value):
+class Preview(Shown, Value):
     """A preview's rows with their whole history, and the projection to the recipe's target."""
 
     dataset: str
@@ -97,6 +98,11 @@ class Preview(Value):
         ]
         return totals[0], totals[1], totals[2]
 
+    def shown(self) -> dict[str, object]:
+        """See Shown."""
+        accepted, seen = sum(part.accepted for part in self.parts), sum(part.candidates for part in self.parts)
+        return {"dataset": self.dataset, "accepted": f"{accepted} of {seen}", "whole run": self.summary()}
+
     def section(self) -> Section:
         """The projection as a table."""
         columns = (
@@ -131,7 +137,7 @@ class Preview(Value):
 
     def _repr_html_(self) -> str:
         """The rows as a table, for notebooks."""
-        names = ("status", "label", "text", "response", "reason")
+        names = ("status", "label", "text", "response", "reason", "columns")
         head = "".join(f"<th>{name}</th>" for name in names)
         body = "".join(
             "<tr>" + "".join(f"<td>{html.escape(str(cell or ''))}</td>" for cell in cells_of(row)) + "</tr>"
@@ -146,9 +152,10 @@ def read_preview(result: Mapping[str, Any]) -> Preview:
 
 
 def cells_of(row: dict[str, Any]) -> tuple[Any, ...]:
-    """Status, label, text, response and reason of a row's history."""
+    """Status, label, text, response, reason and further columns of a row's history."""
     decision = row["decision"] or {}
-    return decision.get("status"), row["label"], row["text"], row.get("response"), decision.get("reason")
+    columns = "\n".join(f"{name}: {text}" for name, text in [*row.get("meant", ()), *row.get("columns", ())])
+    return decision.get("status"), row["label"], row["text"], row.get("response"), decision.get("reason"), columns
 
 
 def span(numbers: Sequence[float]) -> str:

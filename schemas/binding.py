@@ -32,6 +32,11 @@ class MethodSettings(Value):
         """The family and name of further kinds that its rows depend on."""
         return ()
 
+    @property
+    def writing(self) -> frozenset[str]:
+        """Roles whose words come into this recipe's rows, besides those that the method declares."""
+        return frozenset()
+
     @classmethod
     def with_files(cls, block: Mapping[str, Any], read: Callable[[str], str]) -> tuple[dict[str, Any], list[Finding]]:
         """The recipe's block, as it is written, with the texts of the files that it names, and problems of these.

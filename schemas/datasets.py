@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field
 from graft.schemas.base import Slug, Value
 from graft.schemas.redaction import redact_recipe
 from graft.schemas.rows import Data
+from graft.schemas.shown import Shown
 from graft.schemas.tasks.base import Task, stored_task
 
 Origin = Literal["run", "import", "gates", "recall", "edits"]
@@ -25,7 +26,7 @@ EditAction = Literal["accept", "reject", "relabel", "edit", "note", "skip", "und
 RecallKind = Literal["model", "prompt", "seed", "run", "row"]
 
 
-class Run(Value):
+class Run(Shown, Value):
     """One run of a recipe. The same recipe, seeds, prompts and rules have the same `id`."""
 
     id: str
@@ -54,13 +55,21 @@ class Run(Value):
         default_factory=dict, description="class to the classes it is mixed with, most confusable first; set once a run"
     )
 
+    def shown(self) -> dict[str, object]:
+        """See Shown."""
+        accepted, opened = self.counts.get("accepted", 0), self.counts.get("opened", 0)
+        return {
+            "id": self.id, "status": self.status, "stopped_by": self.stopped_by or None, "accepted": accepted,
+            "candidates": opened, "calls": self.calls, "price_usd": self.price_usd, "seconds": round(self.seconds, 1),
+        }  # fmt: skip
+
     @property
     def task(self) -> Task:
         """The task of its recipe, as far as it is readable."""
         return stored_task(self.recipe)
 
 
-class DatasetVersion(Value):
+class DatasetVersion(Shown, Value):
     """A published dataset: an immutable selection of accepted rows with splits and a card."""
 
     dataset: str
@@ -79,6 +88,10 @@ class DatasetVersion(Value):
     parent: int | None = Field(default=None, description="the version that it was derived from, if any")
     origin: Origin = "run"
     note: str = Field(default="", description="reason for the version, in a line")
+
+    def shown(self) -> dict[str, object]:
+        """See Shown."""
+        return {"ref": self.ref, "rows": self.rows, "splits": self.splits, "labels": self.labels}
 
     @property
     def ref(self) -> str:

@@ -93,14 +93,20 @@ class Passage(Value):
 
 
 def sources_of(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The passages that a row rests on, from its `data["source"]`: usually one; malformed ones are left out."""
-    given = data.get("source")
-    listed = given if isinstance(given, list | tuple) else [given]
+    """The passages that a row rests on: `data["source"]`, which it was drawn with, then `data["sources"]`, which were
+    found for it. Malformed ones are left out.
+    """
+    found = data.get("sources")
     return [
-        one for one in listed
+        one for one in (data.get("source"), *(found if isinstance(found, list | tuple) else ()))
         if isinstance(one, Mapping) and isinstance(one.get("hash"), str)
         and all(isinstance(one.get(name), int) for name in ("start", "end"))
     ]  # fmt: skip
+
+
+def document_of(data: Mapping[str, Any]) -> str:
+    """The hash of the document that a row was drawn from; empty if there is none. Its rows are in one split."""
+    return next((str(one["hash"]) for one in sources_of(data) if one is data.get("source")), "")
 
 
 class Span(NamedTuple):

@@ -140,6 +140,11 @@ class Home:
         return self.root / "vectors"
 
     @property
+    def documents(self) -> Path:
+        """Cached texts of PDF and office files; may be deleted."""
+        return (self.main or self.root) / "documents"
+
+    @property
     def prefect(self) -> Path:
         """Prefect's database, results and logs."""
         return self.root / "prefect"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from graft.schemas.base import SLUG_PATTERN, stable_hash
 from graft.schemas.binding import DEFAULT_METHOD, with_roles
 from graft.schemas.errors import InputInvalid, Problem
 from graft.schemas.home import PACKAGE
@@ -19,6 +22,8 @@ from graft.schemas.problems import Path as FieldPath
 from graft.schemas.recipe import Recipe
 
 SUFFIXES = (".yaml", ".yml")
+_HELD: dict[str, dict[str, Any]] = {}
+"""Recipes that are no files, by the name that `hold` gave them."""
 PACKAGE_RECIPES = PACKAGE / "recipes"
 
 PROMPT_SUFFIXES = (".jinja", ".jinja2", ".j2", ".txt", ".md")
@@ -41,9 +46,9 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     Raises InputInvalid with every problem, in the order of the file's lines.
     """
     file = Path(path)
-    text = _read(file)
-    document = _Document(str(file))
-    data = document.parse(text)
+    given = _HELD.get(str(file))
+    document = _Document(str(file) if given is None else file.name, lines=given is None)
+    data = document.parse(_read(file)) if given is None else deepcopy(given)
     for field, value in (overrides or {}).items():
         document.override(data, field, value)
     data, of_files = _with_files(file, data)
@@ -57,6 +62,46 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     if problems or recipe is None:
         raise InputInvalid(sorted(problems, key=lambda problem: (problem.line or 0, problem.field)))
     return recipe
+
+
+def hold(recipe: Mapping[str, Any] | Recipe) -> str:
+    """Name under which this process finds a recipe that is no file (`find_recipe`, `load_recipe`).
+
+    `recipe` is a recipe or its fields, as a file has them. Relative paths start in `Recipe.folder`, else in the present
+    folder. Raises InputInvalid if the fields are no plain data.
+    """
+    folder = recipe.folder if isinstance(recipe, Recipe) else None
+    data = _plain_data(recipe)
+    name = data.get("name") if isinstance(data, dict) else None
+    shown = name if isinstance(name, str) and re.fullmatch(SLUG_PATTERN, name) else "recipe"
+    try:
+        file = (folder or Path.cwd()) / f"({shown} {stable_hash(data, length=8)})"
+    except (TypeError, ValueError) as error:
+        fix = "use texts, numbers, true, false, null, lists and dicts, as in a recipe's file"
+        raise InputInvalid(
+            [Problem("recipe", None, "", f"holds a value that is no plain data: {error}", fix)]
+        ) from None
+    if not isinstance(data, dict):
+        what = f"a recipe is a path, a name, a dict or a Recipe, not {type(recipe).__name__}"
+        raise InputInvalid([Problem("recipe", None, "", what, "such as {'name': …, 'task': …, 'seeds': …}")])
+    _HELD[str(file)] = data
+    return str(file)
+
+
+def held(name: str) -> bool:
+    """Return True if the name is one that `hold` gave: there is no such file."""
+    return name in _HELD
+
+
+def _plain_data(value: Any) -> Any:
+    """Pydantic values, paths and tuples in a recipe's fields as a file would hold them."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {name: _plain_data(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_data(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def explained(errors: Sequence[Mapping[str, Any]], data: Mapping[str, Any]) -> list[Finding]:
@@ -88,7 +133,7 @@ def find_recipe(name: str) -> Path:
     Raises InputInvalid that lists the existing recipes.
     """
     given = Path(name)
-    if given.is_file():
+    if name in _HELD or given.is_file():
         return given
     if len(given.parts) == 1:
         for folder in _shelves():
@@ -141,8 +186,8 @@ def _read(file: Path) -> str:
 class _Document:
     """A YAML file as plain data, with the line of every field, and YAML problems."""
 
-    def __init__(self, file: str) -> None:
-        self.file, self.problems = file, list[Problem]()
+    def __init__(self, file: str, *, lines: bool = True) -> None:
+        self.file, self.problems, self._has_lines = file, list[Problem](), lines
         self._lines: dict[FieldPath, int] = {}
         self._overridden: set[FieldPath] = set()
         self._open: set[int] = set()
@@ -197,7 +242,8 @@ class _Document:
             line = line or self._lines.get(path[:length])
         field = ".".join(str(step) for step in path)
         what = f"{finding.what} (given as an override)" if given else finding.what
-        return Problem(self.file, None if given else line or 1, field, what, finding.fix)
+        nowhere = given or not self._has_lines
+        return Problem(self.file, None if nowhere else line or 1, field, what, finding.fix)
 
     def _value(self, loader: Any, node: yaml.Node, path: FieldPath) -> Any:
         self._nodes += 1

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import ceil, inf
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, overload
 
-from pydantic import ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from graft.schemas.addresses import without_keys
 from graft.schemas.base import Slug, Value, stable_hash
@@ -156,6 +157,18 @@ class Recipe(Value):
     licence: str = Field(default="", description="licence of the seeds, for the card")
 
     model_config = ConfigDict(hide_input_in_errors=True)
+    _folder: Path | None = PrivateAttr(default=None)
+
+    def within(self, folder: Path) -> Recipe:
+        """The recipe with the folder in which its relative paths start: a recipe in Python has no file."""
+        found = self.model_copy()
+        found._folder = folder
+        return found
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of `within`; None: the present one."""
+        return self._folder
 
     @classmethod
     def stored(cls, data: Mapping[str, Any]) -> Recipe:
@@ -251,7 +264,7 @@ class Recipe(Value):
 
     def writes(self, role: str) -> bool:
         """Return True if the role's replies become part of the rows."""
-        return roles_of(self.method.kind).get(role, Role()).writes
+        return roles_of(self.method.kind).get(role, Role()).writes or role in self.method.writing
 
     def models_for(self, role: str) -> tuple[ModelSpec, ...]:
         """The pool of one role. A role that names no models takes every model that can play it."""

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from graft.schemas.base import Value
 from graft.schemas.sections import Column, Fact, Section, Table, share
+from graft.schemas.shown import Shown
 from graft.schemas.students import TeacherScore
 
 Way = Literal["generate", "label", "both", "hand"]
@@ -86,7 +87,7 @@ class Evidence(Value):
     seconds: float
 
 
-class Verdict(Evidence):
+class Verdict(Shown, Evidence):
     """The advice that follows."""
 
     advice: Advice
@@ -94,6 +95,10 @@ class Verdict(Evidence):
     reasons: tuple[str, ...]
     used: tuple[str, ...] = Field(default=(), description="hashes of held-out texts that the verdict has seen")
     at: datetime
+
+    def shown(self) -> dict[str, object]:
+        """See Shown."""
+        return {"advice": self.advice, "reasons": " ".join(self.reasons)}
 
 
 def decide(gains: Sequence[Gain]) -> tuple[Advice, Gain | None]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graft.schemas.shown import Shown
 from graft.schemas.students import Evaluation, Student
 from graft.students.evaluate import Slices, confused
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 _WIDTH = 28
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Shown):
     """Result of a training, of any kind of student.
 
     `notes` report what needs attention (stopped early, diverged); `text`, for people, includes them. The last student
@@ -29,6 +30,10 @@ class Report:
     evaluations: tuple[Any, ...]
     text: str
     notes: tuple[str, ...] = ()
+
+    def shown(self) -> dict[str, object]:
+        """See Shown."""
+        return {"students": ", ".join(one.id for one in self.students), "notes": "; ".join(self.notes) or None}
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""

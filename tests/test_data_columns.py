@@ -64,6 +64,21 @@ def test_exports_have_a_column_for_each(lake: Lake, tmp_path: Path, format: str)
         assert not frame["rationale"][1].startswith("=")
 
 
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_a_column_named_like_one_of_the_row_s_own_keeps_both(lake: Lake, tmp_path: Path, format: str) -> None:
+    import pandas as pd
+
+    passage = {"document": "a.pdf", "start": 1, "end": 9, "hash": "d_1"}
+    made = published(lake, {"source": passage})
+    (file, *_) = export(lake, made.ref, format=format, out=tmp_path / "out")
+    if format == "jsonl":
+        row = json.loads(file.read_text())
+        assert (row["source"], row["data_source"]) == ("imported", passage)
+    else:
+        frame = pd.read_parquet(file)
+        assert (frame["source"][0], json.loads(frame["data_source"][0])) == ("imported", passage)
+
+
 def test_a_history_names_them_and_hides_them_with_the_text(lake: Lake) -> None:
     restricted = rows({"spans": SPANS})[0].model_copy(update={"restricted": True, "id": "i_secret"})
     publish(lake, run=RUN, rows=[restricted], models={}, seeds=0, card="")

@@ -207,7 +207,7 @@ def test_a_list_of_ten_thousand_elements_is_refused() -> None:
 
 def test_the_shape_is_requested_and_described() -> None:
     asked = {"ask": "review", "prompt": "Go.", "reply": {
-        "text": {"text": 300}, "label": "label", "tags": {"list": {"enum": ["a", "b"]}},
+        "text": {"text": 300}, "label": "label", "tags": {"list": {"enum": ["a", "b"]}, "most": 2},
         "who": {"object": {"name": "text"}},        "sure": "boolean",
     }}  # fmt: skip
     models = Models(ask_review=json.dumps({
@@ -220,7 +220,7 @@ def test_the_shape_is_requested_and_described() -> None:
     schema = models.requests[0].json_schema or {}
     assert list(schema["properties"]) == ["text", "label", "tags", "who", "sure"]
     assert schema["properties"]["label"]["enum"] == ["good", "bad"] and not schema["additionalProperties"]
-    assert '"tags": [one of "a", "b", …]' in turns(models.requests[0])
+    assert '"tags": [one of "a", "b", … (at most 2)]' in turns(models.requests[0])
 
 
 def test_a_text_that_closes_its_tag_and_gives_orders_stays_material() -> None:
@@ -332,7 +332,7 @@ def test_failing_elements_are_left_out_before_others_read_the_list() -> None:
     assert made.data == {
         "spans": [{"start": 0, "end": 3, "type": "person"}, {"start": 12, "end": 16, "type": "place"}], "n": 2,
     }  # fmt: skip
-    assert made.notes["in_text"] == {"left_out": 1, "of": 3}
+    assert made.notes["counts"]["in_text"] == {"left_out": 1, "of": 3}
 
 
 def test_a_list_becomes_candidates_of_one_group_that_share_its_call() -> None:
@@ -426,3 +426,13 @@ def test_a_step_of_another_distribution_fills_a_column(plugin: Any) -> None:
     assert ("typos" in {name for _, name in recipe.kinds}) and made == one(
         Models(ask_review=review("a comfortable boot")), recipe
     )
+
+
+def test_a_role_whose_words_are_in_the_row_writes_and_one_that_chooses_does_not() -> None:
+    """So its models are named on the card as those that reach the student."""
+    cot = {"ask": "cot", "role": "labeler", "prompt": "Why?", "reply": {"why": "text", "label": "label"}}
+    judged = {"ask": "judged", "role": "reviewer", "prompt": "Which?", "reply": {"label": "label"}}
+    row = {"text": "review.text", "label": "judged.label", "data": {"why": "upper(cot.why)"}}
+    recipe = recipe_of(WRITE, cot, judged, row=row)
+    assert [role for role in ("generator", "labeler", "reviewer") if recipe.writes(role)] == ["generator", "labeler"]
+    assert not recipe_of(WRITE, cot, judged, row={"text": "review.text"}).writes("labeler")

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from graft.agents.methods.columns.parts.alignment import keep_labels
 from graft.agents.methods.columns.parts.expressions import compiled, evaluate
-from graft.agents.methods.columns.parts.functions import FUNCTIONS, BadExpression
+from graft.agents.methods.columns.parts.functions import FUNCTIONS, BadExpression, number_in
 from graft.agents.methods.columns.parts.order import Node, circle, reached, waves
-from graft.agents.methods.columns.parts.predicates import PREDICATES, Arguments, number_in, rouge_l
+from graft.agents.methods.columns.parts.predicates import PREDICATES, Arguments, rouge_l
 from graft.agents.methods.columns.parts.shapes import PLAIN, TEXT, Shape
 from graft.agents.methods.columns.parts.templates import BadTemplate, fenced, read
 
@@ -47,6 +47,7 @@ def value(expression: str) -> Any:
         ("1 < stars < 5", True),
         ("mean(items.score)", 0.3),
         ("int('1,200')", 1200),
+        ("number('so 3/4 of them') == 0.75", True),
         ("join(unique(['a', 'a', 'b']), '-')", "a-b"),
         (
             "spans('Ann saw Bo', [{'text': 'Bo', 'type': 'p'}, {'text': 'Cy', 'type': 'p'}])",
@@ -84,6 +85,9 @@ def test_an_expression_has_a_value(expression: str, found: Any) -> None:
         "[*items]",
         "max(*items)",
         "round(stars, ndigits=2)",
+        "split()",
+        "len(name, name)",
+        "min()",
         "await name",
         "x if",
         "{{ name }}",

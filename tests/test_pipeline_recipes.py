@@ -201,12 +201,41 @@ def test_a_run_fills_every_column_and_neither_a_rerun_nor_a_new_last_step_repeat
         assert all(set(one.notes["columns"]) >= {"persona", "product", "review", "title"} for one in made)  # type: ignore[arg-type]
     assert "| title |" in found["version"]["card"] and "candidates that ended here" in found["version"]["card"]
     calls = fake_llm.stats()["calls"]
+    assert json.loads(here(home, "run", str(recipe), "--json").stdout)["repeated"] is True
     again = json.loads(here(with_journal(tmp_path / "two", home), "run", str(recipe), "--json").stdout)
     assert fake_llm.stats()["calls"] == calls and again["version"]["content_hash"] == found["version"]["content_hash"]
     changed = written(tmp_path, fake_llm.url, lambda steps, method: steps[5].update(prompt="Title: {{ review.text }}"))
     third = json.loads(here(with_journal(tmp_path / "three", home), "run", str(changed), "--json").stdout)
     assert third["run"]["id"] != found["run"]["id"], "the prompt is part of the run"
     assert fake_llm.stats()["calls"] - calls == third["run"]["counts"]["accepted"], "one new title a row"
+    assert fake_llm.stats()["duplicates"] == 0
+
+
+def test_elements_of_a_list_are_rows_of_one_split_and_an_estimate_counts_their_calls_once(
+    tmp_path: Path, fake_llm: Any
+) -> None:
+    def spread(steps: list[Any], method: dict[str, Any]) -> None:
+        steps[3:] = [
+            {"explode": "tag", "of": "review.tags", "most": 2},
+            {"ask": "long", "prompt": "Say more of {{ tag }}.", "n": 2},
+        ]
+        method["row"] = {"text": "join(long, ' ')", "data": {"tag": "tag"}}
+
+    home, recipe = tmp_path / "home", written(tmp_path, fake_llm.url, spread)
+    figures = json.loads(here(home, "estimate", str(recipe), "--json").stdout)
+    asked = {step["purpose"]: step["calls"] for step in figures["steps"]}
+    assert asked["ask long"] == 2 * figures["candidates"] and asked["ask review"] == -(-figures["candidates"] // 2)
+    done = json.loads(here(home, "run", str(recipe), "--json").stdout)
+    with Lake.open(Home(home)) as lake:
+        made = list(lake.iter_candidates(done["run"]["id"]))
+        split = {row["id"]: row["split"] for row in lake.query("SELECT id, split FROM lake.version_rows", [])}
+    ended = {one.decision.code for one in made}
+    assert ended <= {"accepted.made", "rejected.no_element"} and "accepted.made" in ended
+    groups: dict[str, set[str]] = {}
+    for one in made:
+        if one.id in split:
+            groups.setdefault(one.group, set()).add(split[one.id])
+    assert groups and all(len(splits) == 1 for splits in groups.values())
     assert fake_llm.stats()["duplicates"] == 0
 
 

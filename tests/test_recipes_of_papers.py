@@ -94,7 +94,8 @@ def test_emotions_share_their_character_and_keep_strong_feelings_softly() -> Non
     assert made[0].label == "joy" and made[0].soft_label == pytest.approx({"joy": 0.75, "fear": 0.25})
     assert all(one.accepted and one.data["context"] == "On the first morning." for one in made)
     weak = Models(ask_said=said, ask_scores=json.dumps(dict.fromkeys(("joy", "anger", "fear", "sadness"), 0.2)))
-    assert run("emotions", weak)[0].decision.reason == "Step heard: it is not true."
+    [ended] = run("emotions", weak)
+    assert ended.decision.code == "rejected.heard" and ended.decision.reason == "Step heard: it is not true."
 
 
 def test_a_known_answer_decides_whether_a_solution_counts() -> None:
@@ -188,7 +189,7 @@ def test_problems_are_drawn_by_level_and_rest_on_a_passage() -> None:
     [
         ("lawn needs twenty litres water square metre dry week.", "accepted.made"),
         ("A meadow requires plenty of moisture.", "rejected.keep"),
-        ("A lawn needs about twenty litres of water for each square metre in a dry week.", "rejected.holds"),
+        ("A lawn needs about twenty litres of water for each square metre in a dry week.", "rejected.shorter"),
     ],
 )
 def test_a_compression_labels_each_word_of_its_passage(short: str, code: str) -> None:
@@ -215,6 +216,16 @@ def test_reviews_of_products_have_drawn_columns_stars_that_fit_and_a_length() ->
     assert run("product_reviews", models, label="disappointed")[0].decision.reason == "Step stars_fit: it is not true."
 
 
+def test_lessons_are_written_for_mistakes_alone() -> None:
+    """NesyCD: the teacher is called only where the student's number is wrong."""
+    lesson = json.dumps({"summary": ["Multiply first."], "knowledge": ["A crate is a unit."]})
+    models = Models(ask_attempt=lambda request: "It is 360." if "crate" in user(request) else "41?", ask_lesson=lesson)
+    made = run("lessons", models, *range(12))
+    assert models.count == {"ask.attempt": 12, "ask.lesson": 11}
+    assert sorted(one.decision.code for one in made) == ["accepted.made"] * 11 + ["rejected.mistaken"]
+    assert next(one for one in made if one.accepted).response == "Multiply first.\n\nA crate is a unit."
+
+
 def test_entities_are_verified_in_the_passage_and_found_wherever_they_occur() -> None:
     """UniversalNER: no list of types; an entity that is not in the passage is dropped, and the row stays."""
     passage = "Beans need warm soil. Sow beans when the soil has twelve degrees."
@@ -226,9 +237,9 @@ def test_entities_are_verified_in_the_passage_and_found_wherever_they_occur() ->
     assert [(passage[one["start"] : one["end"]], one["type"]) for one in spans] == [
         ("warm", "quality"), ("soil", "place"), ("soil", "place"), ("twelve degrees", "quantity"),
     ]  # fmt: skip
-    assert made.notes["in_text"] == {"left_out": 1, "of": 4} and made.data["source"]
+    assert made.data["source"] and "left_out" in str(made.notes)
     none = Models(ask_found=json.dumps({"entities": given[2:3]}))
-    assert run("entities", none, passage=passage)[0].decision.code == "rejected.holds"
+    assert run("entities", none, passage=passage)[0].decision.code == "rejected.some"
 
 
 def test_an_adverse_event_names_a_drug_of_its_sentence() -> None:
@@ -250,16 +261,16 @@ def test_an_adverse_event_names_a_drug_of_its_sentence() -> None:
     drug = made.text[spans[0]["start"] : spans[0]["end"]]
     assert [one["type"] for one in spans] == ["drug", "adverse event"] and {one["of"] for one in spans} == {drug}
     silent = Models(ask_sentence=sentence, ask_found=json.dumps({"entities": []}))
-    assert run("adverse_events", silent)[0].decision.code == "rejected.holds"
+    assert run("adverse_events", silent)[0].decision.code == "rejected.both"
 
 
 @pytest.mark.parametrize(
     ("grades", "code"),
     [
         ([(2, 0), (1, 3), (3, 1)], "accepted.made"),
-        ([(1, 3), (2, 0)], "rejected.holds"),
-        ([(1, 3), (2, 0), (2, 1)], "rejected.holds"),
-        ([(1, 3), (2, 0), (5, 1)], "rejected.holds"),
+        ([(1, 3), (2, 0)], "rejected.each_once"),
+        ([(1, 3), (2, 0), (2, 1)], "rejected.each_once"),
+        ([(1, 3), (2, 0), (5, 1)], "rejected.known"),
         ([(1, 2), (2, 2), (3, 2)], "gate.one_grade"),
     ],
 )

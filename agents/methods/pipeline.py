@@ -70,7 +70,7 @@ class RowSettings(Value):
     @field_validator("data")
     @classmethod
     def _data_names(cls, data: dict[str, str]) -> dict[str, str]:
-        taken = ("id", "text", "label", "response", "split", "source", "restricted")
+        taken = ("id", "text", "label", "response", "split", "source", "sources", "restricted")
         for name in data:
             if name in taken or not NAME.fullmatch(name):
                 what = f"{name!r} is a field of every row" if name in taken else f"{name!r} is no name of a column"
@@ -113,12 +113,17 @@ class PipelineSettings(MethodSettings):
     @cached_property
     def plan(self) -> Plan:
         """The steps in their order."""
-        return plan_of(self.steps, [text for _, text in self.row.words], self.row.data)
+        return plan_of(self.steps, self.row.words, self.row.data)
 
     @property
     def kinds(self) -> list[tuple[Any, str]]:
         """The kinds of its steps."""
         return [(STEPS, step.kind) for step in self.steps]
+
+    @property
+    def writing(self) -> frozenset[str]:
+        """The roles of steps whose words the row's expressions read, directly or through other columns."""
+        return self.plan.writing
 
     @classmethod
     def with_files(cls, block: Mapping[str, Any], read: Callable[[str], str]) -> tuple[dict[str, Any], list[Finding]]:
@@ -268,6 +273,7 @@ async def _made(state: State, settings: PipelineSettings) -> Decision:
         late = {name: text for name, text in settings.row.data.items() if name not in plan.early}
         draft.data |= {name: state.value(text, f"row.data.{name}") for name, text in late.items()}
     except Ended as end:
+        draft.notes.setdefault("step", ROW)
         return end.decision
     finally:
         _note(state)
@@ -317,6 +323,8 @@ def _row(state: State, settings: PipelineSettings) -> None:
         draft.label = str(label)
     passage = passage_of(state.slot, draft.context)
     draft.data = {"source": passage.source} if passage else {}
+    found = {one.id: one.source for step in settings.plan.steps.values() for one in step.passages(state)}
+    draft.data |= {"sources": list(found.values())} if found else {}
     draft.data |= {name: state.value(row.data[name], f"row.data.{name}") for name in settings.plan.early}
     ended = screened(draft)
     if ended:

@@ -109,7 +109,7 @@ def cleaned(text: str) -> str:
     """Text without the decoration that models add: bullets, "1.", "Example 1:", and quotation marks around the
     whole."""
     text = text.strip()
-    while (bare := _unquoted(_MARKERS.sub("", text, count=1)).strip()) != text:
+    while (bare := unquoted(_MARKERS.sub("", text, count=1)).strip()) != text:
         text = bare
     return text
 
@@ -148,7 +148,8 @@ def first_words(text: str, most: int) -> str:
     return " ".join(text.split()[:most])
 
 
-def _unquoted(text: str) -> str:
+def unquoted(text: str) -> str:
+    """Text without quotation marks around the whole of it, or one that only opens it."""
     opening = text[:1]
     closing = _PAIRS.get(opening, "")
     inner = text[1:-1]

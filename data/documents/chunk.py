@@ -10,7 +10,10 @@ from graft.schemas.documents import UNSPACED, ChunkSettings, Document, Passage, 
 VERSION = 1
 """Raise it if sentences or passages change: runs with documents get new ids."""
 
-_ENDS = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’»)\]]*+(?=\s)|[。！？｡]++[」』”’）]*+|\n[ \t]*+\n")
+_ENDS = re.compile(
+    r"(?<![.!?…])[.!?…]++[\"'”’»)\]]*+(?=\s)|[。！？｡]++[」』”’）]*+|\n[ \t]*+\n"
+    r"|\n(?=[ \t]*+(?:[-*•|]|#{1,6}|\d{1,3}[.)])[ \t])"
+)
 _WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]{{1,40}}|(?:[^\w\s]\s*+){{40}}")
 """A word: a letter of a script without spaces, up to 40 other letters and digits, or 40 signs: few words are short."""
 _OPENS = re.compile(r"[\s\"'“‘(\[]")
@@ -55,7 +58,9 @@ def words(text: str, span: Span) -> int:
 
 
 def sentences(text: str) -> Iterator[Span]:
-    """The sentences of a text in order, without the whitespace around them; a blank line ends a sentence too."""
+    """The sentences of a text in order, without the whitespace around them. A blank line ends a sentence too, and so
+    does the beginning of a list's item, a table's row or a heading.
+    """
     start = 0
     for end in _ENDS.finditer(text):
         if end[0].startswith(".") and _goes_on(text, end.start(), end.end()):

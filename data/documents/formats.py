@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
+import hashlib
 import logging
+import os
 import re
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
+
+import orjson
 
 from graft.data.documents import scans
 from graft.data.intake.decode import find_encoding, open_text
 from graft.data.intake.parts import invalid
+from graft.schemas.base import stable_hash
 from graft.schemas.errors import InputInvalid, MissingExtra, Problem
 
 FIELD = "seeds.documents"
+VERSION = 1
+"""Raise it if the text of a file changes: cached texts are read anew."""
 MAX_TEXT = 20_000_000
 """Most characters of one document."""
 HEAD = 8_192
@@ -54,13 +63,45 @@ class LeftOut(Exception):
         super().__init__(kind)
 
 
+def kept_text(path: Path, encoding: str | None, notices: list[str], cache: Path | None) -> str:
+    """`text_of`, from the folder `cache` if the same bytes were read before: PDF and office files take long."""
+    if cache is None or path.suffix.lower() not in {".pdf", *OFFICE}:
+        return text_of(path, encoding, notices)
+    with path.open("rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+    kept = cache / f"{stable_hash(content, VERSION, _readers(), length=32)}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        found = orjson.loads(kept.read_bytes())
+        text, said = str(found["text"]), list(map(str, found["notices"]))
+        notices += said
+        return text
+    said = []
+    text = text_of(path, encoding, said)
+    notices += said
+    with contextlib.suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        beside = kept.with_suffix(f".{os.getpid()}")
+        beside.write_bytes(orjson.dumps({"text": text, "notices": said}))
+        beside.replace(kept)
+    return text
+
+
+def _readers() -> list[str]:
+    """The versions of the libraries that read, as far as they are installed."""
+    found = []
+    for name in ("pypdf", "docling-slim", "rapidocr"):
+        with contextlib.suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name)}")
+    return found
+
+
 def text_of(path: Path, encoding: str | None, notices: list[str]) -> str:
     """A document's text, with `\\n` as line end and without control characters.
 
     Args:
         path: the file
         encoding: of a text file; None: detected
-        notices: gets a sentence if something was guessed or left out
+        notices: gets a clause about the file if something was guessed or left out
 
     Raises:
         LeftOut: it is no document.
@@ -120,7 +161,7 @@ def _plain(path: Path, head: bytes, encoding: str | None, notices: list[str]) ->
         what = f"is {name.removesuffix('-sig')} with a byte that is not, at line {line}"
         raise InputInvalid([Problem(str(path), line, FIELD, what, f"save it as UTF-8, or set {FIELD}.encoding")])
     if notice:
-        notices.append(f"{path.name} {notice.replace('--encoding', f'{FIELD}.encoding')}")
+        notices.append(notice.replace("--encoding", f"{FIELD}.encoding"))
     return text
 
 
@@ -199,7 +240,7 @@ def _pdf(path: Path, notices: list[str]) -> str:
     if empty == len(pages):
         return _WRAPPED.sub("", _scanned(path, len(pages), notices))
     if empty:
-        notices.append(f"{path.name}: {empty:,} of {len(pages):,} pages have no text")
+        notices.append(f"has {empty:,} of {len(pages):,} pages without text")
     return _WRAPPED.sub("", "\n\n".join(pages))
 
 
@@ -213,7 +254,7 @@ def _scanned(path: Path, pages: int, notices: list[str]) -> str:
     if not any(map(str.isalnum, text)):
         what = f"has no text on its {count}, and character recognition finds none"
         raise wrong(path, what, f"leave it out by {FIELD}.glob")
-    notices.append(f"{path.name} is a scan: {count} read by character recognition")
+    notices.append(f"is a scan: {count} read by character recognition")
     return text
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,27 +22,38 @@ LONGEST_QUERY = 2_000
 """Characters of a query that are read."""
 TOGETHER = 256
 """Passages embedded at once."""
-_TERM = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
+STEM = 5
+"""First letters of a long word that are compared besides the word: strong stemming, the same for every language."""
+STOP_WORDS: Mapping[str, str] = MappingProxyType({
+    "en": "EN_PLUS", "de": "GERMAN", "nl": "DUTCH", "fr": "FRENCH", "es": "SPANISH",
+    "pt": "PORTUGUESE", "it": "ITALIAN", "ru": "RUSSIAN", "sv": "SWEDISH", "no": "NORWEGIAN",
+    "zh": "CHINESE", "tr": "TURKISH", "ko": "KOREAN", "da": "DANISH",
+})  # fmt: skip
+"""Language to the name of bm25s's list of its stop words."""
+_WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
 
 
 class ByWords:
-    """BM25 (Lucene's variant) over words without regard to case; passages that share no word are not found.
+    """BM25 (Lucene's variant) over words and their first letters, without regard to case.
 
-    It is built by the first query, from any thread.
+    Stop words of a query are left out if its language has a list of them. Passages that share no word with it are not
+    found. The index is built by the first query, from any thread.
     """
 
-    def __init__(self, passages: Sequence[Passage]) -> None:
-        self._passages, self._lock = passages, threading.Lock()
+    def __init__(self, passages: Sequence[Passage], language: str = "en") -> None:
+        self._passages, self._language, self._lock = passages, language, threading.Lock()
         self._index: Any = None
 
     def __call__(self, query: str, most: int) -> Sequence[Passage]:
         """See Search. Raises MissingExtra without bm25s."""
-        wanted = terms(query[:LONGEST_QUERY])
-        if not wanted or not self._passages:
+        words = _WORD.findall(query[:LONGEST_QUERY].casefold())
+        if not words or not self._passages:
             return []
         with self._lock:
             if self._index is None:
-                self._index = _bm25([terms(passage.text) for passage in self._passages])
+                self._index = _bm25([terms(_WORD.findall(passage.text.casefold())) for passage in self._passages])
+        stop = _stop_words(self._language)
+        wanted = terms([word for word in words if word not in stop] or words)
         return _best(self._passages, self._index.get_scores(wanted), most, above=0.0)
 
 
@@ -67,9 +79,17 @@ class ByMeaning:
         return _best(self._passages, self._vectors @ vector, most)
 
 
-def terms(text: str) -> list[str]:
-    """The words of a text as BM25 compares them."""
-    return _TERM.findall(text.casefold())
+def terms(words: Sequence[str]) -> list[str]:
+    """What BM25 compares: each word, and for a long one its first letters, which its other forms share."""
+    return [*words, *(f"{word[:STEM]}*" for word in words if len(word) > STEM)]
+
+
+def _stop_words(language: str) -> frozenset[str]:
+    """The words of a language that say nothing about a text's subject; none for languages without a list."""
+    from bm25s import stopwords
+
+    name = STOP_WORDS.get(language.partition("-")[0].casefold())
+    return frozenset(getattr(stopwords, f"STOPWORDS_{name}", ())) if name else frozenset()
 
 
 def _bm25(texts: list[list[str]]) -> Any:

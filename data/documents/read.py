@@ -67,8 +67,16 @@ class Library:
         )
 
 
-def read_documents(settings: DocumentSettings, folder: Path, say: Say = lambda text: None) -> Library:
+def read_documents(
+    settings: DocumentSettings, folder: Path, say: Say = lambda text: None, cache: Path | None = None
+) -> Library:
     """The documents that a recipe names, relative to its `folder`; unchanged files are read once a process.
+
+    Args:
+        settings: the recipe's
+        folder: the recipe's
+        say: reports progress
+        cache: folder that keeps the texts of files that take long to read; None: none
 
     Raises:
         InputInvalid: naming every file that cannot be read, and the fix.
@@ -80,7 +88,7 @@ def read_documents(settings: DocumentSettings, folder: Path, say: Say = lambda t
         problems.append(Problem(", ".join(settings.paths), None, FIELD, what, f"narrow {FIELD}.glob"))
     if problems:
         raise InputInvalid(listed(problems))
-    return _read(settings, tuple(one for one in found if isinstance(one, _File)), _Quiet(say))
+    return _read(settings, tuple(one for one in found if isinstance(one, _File)), _Aside(say, cache))
 
 
 def listed(problems: Sequence[Problem]) -> list[Problem]:
@@ -100,28 +108,30 @@ class _File(NamedTuple):
     stamp: tuple[int, int]
 
 
-class _Quiet:
-    """A function that counts as equal to any other one, so that a cache's key does not depend on it."""
+class _Aside(NamedTuple):
+    """Inputs that do not change the result: all are equal, so that they are no part of a cache's key."""
 
-    def __init__(self, say: Say) -> None:
-        self.say = say
+    say: Say
+    cache: Path | None
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Quiet)
+        return isinstance(other, _Aside)
 
     def __hash__(self) -> int:
         return 0
 
 
 @lru_cache(maxsize=2)
-def _read(settings: DocumentSettings, files: tuple[_File, ...], quiet: _Quiet) -> Library:
+def _read(settings: DocumentSettings, files: tuple[_File, ...], aside: _Aside) -> Library:
     problems, skipped, notices = list[Problem](), Counter[str](), list[str]()
     documents, passages, names, room = list[Document](), list[Passage](), dict[str, str](), MAX_CHARS
     for number, file in enumerate(files):
         if number and number % 10 == 0:
-            quiet.say(f"reading documents {number:,}/{len(files):,}")
+            aside.say(f"reading documents {number:,}/{len(files):,}")
+        said = list[str]()
         try:
-            text = formats.text_of(Path(file.path), settings.encoding, notices)
+            text = formats.kept_text(Path(file.path), settings.encoding, said, aside.cache)
+            notices += [f"{file.name} {clause}" for clause in said]
             document = Document.of(file.name, file.file, text, settings.licence)
             cut = chunk.passages(document, settings.chunk)
             if not cut:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from graft.data.duck import is_full, named, quoted
 from graft.data.export import notes
-from graft.data.export.formats.base import Format, Params, Source, Written
+from graft.data.export.formats.base import HELD, Format, Params, Source, Written
 from graft.data.export.where import ROW_COLUMNS, safe_where
 from graft.data.fence import WRITING
 from graft.data.versions import SPLIT_ORDER, further_columns, version
@@ -142,7 +142,7 @@ def _source(
 ) -> Source:  # fmt: skip
     query = "SELECT count(response) AS n FROM lake.version_rows WHERE dataset = ? AND version = ?"
     has_response = bool(lake.query(query, [found.dataset, found.version])[0]["n"])
-    further = further_columns(lake, found)
+    further = tuple(f"{HELD}{name}" if name in ROW_COLUMNS else name for name in further_columns(lake, found))
     usual = ("id", "text", *(("response",) if has_response else ()), "label", *further, "source")
     known = (*ROW_COLUMNS, *further)
     if columns and not how.choosable:

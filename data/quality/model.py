@@ -7,6 +7,7 @@ from pydantic import Field
 
 from graft.schemas.base import Value
 from graft.schemas.datasets import Origin
+from graft.schemas.shown import Shown
 
 
 class Spread(Value):
@@ -215,7 +216,7 @@ class Shape(Value):
     counts: tuple[Counts, ...]
 
 
-class Quality(Value):
+class Quality(Shown, Value):
     """The quality figures of a version. An unknown group or figure is None; `missing` has the reason."""
 
     dataset: str
@@ -235,6 +236,14 @@ class Quality(Value):
     missing: dict[str, str] = Field(description="group or group.figure that is None, to the reason")
     sampled: tuple[str, ...] = Field(description="figures computed on a sample, with the number of rows, in sentences")
     shape: Shape | None = Field(default=None, description="as the task measures its rows; None if it measures nothing")
+
+    def shown(self) -> dict[str, object]:
+        """See Shown."""
+        shares = {one.label: one.rows for one in self.balance.labels}
+        return {
+            "ref": self.ref, "rows": self.rows, "labels": shares, "distinct_2": self.wording.distinct_2,
+            "missing": ", ".join(self.missing) or None,
+        }  # fmt: skip
 
     @property
     def ref(self) -> str:

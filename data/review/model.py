@@ -9,6 +9,7 @@ from pydantic import Field
 from graft.schemas.base import Value
 from graft.schemas.datasets import Edit, SplitName
 from graft.schemas.rows import Data
+from graft.schemas.shown import Shown, table
 
 QueueRule = Literal["disagreement", "margin", "random", "gate", "query"]
 
@@ -47,12 +48,21 @@ class Item(Value):
     data: Data = Field(default={}, description="its further columns; empty if they are hidden")
 
 
-class Queue(Value):
+class Queue(Shown, Value):
     """The first rows of a queue, in order; `total` counts all matching rows that are open to this person."""
 
     rule: QueueRule
     items: tuple[Item, ...]
     total: int
+
+    def shown(self) -> dict[str, object]:
+        """See Shown."""
+        return {"rule": self.rule, "rows": len(self.items), "of": self.total}
+
+    def _repr_html_(self) -> str:
+        """The rows with the reason for which each needs review."""
+        head = ("row", "label", "why", "text")
+        return table([(one.row_id, one.label, one.why, one.text) for one in self.items], head)
 
     @property
     def ids(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from graft.data.scores.answers import VALIDATION, Answers, answers, not_kept
 from graft.schemas.base import Value
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.home import Home
+from graft.schemas.shown import Shown
 from graft.schemas.students import Evaluation, Student
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ SURE = 0.05
 """McNemar's p below which a difference is significant."""
 
 
-class Paired(Value):
+class Paired(Shown, Value):
     """Student b against student a on the same rows.
 
     `both`, `only_a`, `only_b`, `neither` count the rows that they have right. `p_value` is McNemar's exact two-sided
@@ -41,6 +42,12 @@ class Paired(Value):
     difference: float
     interval: tuple[float, float]
     verdict: str
+
+    def shown(self) -> dict[str, object]:
+        """See Shown."""
+        low, high = (f"{100 * end:+.1f}" for end in self.interval)
+        points = f"{100 * self.difference:+.1f} points ({low} to {high})"
+        return {"a": self.a, "b": self.b, "rows": self.rows, "b minus a": points, "p": self.p_value}
 
     @property
     def accuracies(self) -> tuple[float, float]:

@@ -23,6 +23,7 @@ from graft.agents.methods.columns.parts.functions import BadExpression
 from graft.agents.methods.columns.parts.shapes import ANY, PLAIN, TEXT, Shape
 from graft.agents.methods.steps.draft import Draft, decision, failure
 from graft.schemas.base import Value, stable_hash
+from graft.schemas.documents import Passage
 from graft.schemas.kinds import STEPS
 from graft.schemas.problems import FieldErrors, Finding, did_you_mean
 from graft.schemas.recipe import Recipe
@@ -93,6 +94,11 @@ class State:
         """The random numbers of a column."""
         return random.Random(f"{column}-{self.seed(column)}")
 
+    def count(self, column: str, **figures: int) -> None:
+        """Note figures of a step with the candidate."""
+        noted = self.draft.notes.get("counts")
+        self.draft.notes["counts"] = {**(noted if isinstance(noted, dict) else {}), column: {**figures}}
+
     def value(self, expression: str, step: str) -> Any:
         """The value of an expression of a step. Raises Ended if it has none."""
         try:
@@ -137,6 +143,10 @@ class Step(Value):
     def changes(self) -> str:
         """A column of another step from which it takes something away; empty if there is none."""
         return ""
+
+    def passages(self, state: State) -> Sequence[Passage]:
+        """Passages that its column found, on which the row rests besides the one that was drawn."""
+        return ()
 
     @classmethod
     def shorthand(cls, name: Any, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,9 +198,18 @@ class Step(Value):
         """The roles that it calls."""
         return ()
 
+    @property
+    def writes(self) -> bool:
+        """True if its column holds words of its models."""
+        return False
+
     def estimate(self, recipe: Recipe, candidates: int, seeds: Sequence[Seed]) -> tuple[Calls, ...]:
         """The calls of so many candidates."""
         return ()
+
+    def tokens(self, recipe: Recipe) -> int:
+        """About how many tokens its column adds to a prompt that shows it."""
+        return 20
 
     def draw(self, slot: Slot, place: Place, drawn: Drawn) -> Slot:
         """The slot with what the step draws of the run's material; the slots of a group count as one place."""
@@ -211,12 +230,18 @@ def share_of(texts: Sequence[str]) -> int:
     return max(1, sum(map(len, texts)) // 4)
 
 
+def passage_tokens(recipe: Recipe) -> int:
+    """Tokens of a passage of the recipe's documents: most of them are nearly as long as is allowed."""
+    documents = recipe.seeds.documents
+    return documents.chunk.words * 4 // 3 if documents else 0
+
+
 class StepOf:
     """Binds the annotated field to the kind that a step names, in its shorthand (`ask: review`) or with `kind`."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Called by pydantic for the annotated field."""
-        written = core_schema.simple_ser_schema("any")
+        written = core_schema.plain_serializer_function_ser_schema(dumped)
         return core_schema.no_info_plain_validator_function(bind, serialization=written)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -224,6 +249,11 @@ class StepOf:
         every = {name: STEPS.get(name).__pydantic_core_schema__ for name in sorted(STEPS.names)}
         made = handler(core_schema.tagged_union_schema(every, "kind"))
         return {"oneOf": made["oneOf"]}
+
+
+def dumped(step: Step) -> dict[str, Any]:
+    """A step as a run keeps it: without defaults, so that a later field renames no run."""
+    return {"kind": step.kind, **step.model_dump(mode="json", exclude_defaults=True)}
 
 
 def bind(given: Any) -> Step:

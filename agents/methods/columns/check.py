@@ -23,10 +23,12 @@ RESULTS = {
     **dict.fromkeys(("length", "length_ratio", "rouge"), NUMBER),
 }  # fmt: skip
 
+WRONG = frozenset({"equals", "number_equal"})
+"""Tests that a wrong answer fails: its row is a negative for preference pairs."""
+
 declare(*(
-    DecisionCode(f"rejected.{name}", "review", f"a check of the recipe failed: {one.meaning}",
-                 negative=name in ("equals", "number_equal"))
-    for name, one in PREDICATES.items()
+    DecisionCode(f"rejected.{name}", "review", f"it failed the recipe's check {name}", negative=name in WRONG)
+    for name in PREDICATES
 ))  # fmt: skip
 
 
@@ -111,6 +113,11 @@ class CheckStep(Step):
         """The column from which it leaves out elements; empty if it does not."""
         return str((self._list_path() or ("",))[0]) if self.drop else ""
 
+    @property
+    def code(self) -> str:
+        """The end of its decision code: the test, but the step's name for `holds`, which says nothing by itself."""
+        return self.name if self.rule == "holds" else self.rule
+
     def _list_path(self) -> Path | None:
         path = compiled(self.of).path
         return path if path and len(path) > 1 else None
@@ -131,7 +138,7 @@ class CheckStep(Step):
         for one in [value] if whole else value:
             what, result = test(one, arguments)
             if what:
-                raise rejected(self, self.rule, f"{what}.")
+                raise rejected(self, self.code, f"{what}.")
         return result
 
     def _dropped(self, state: State, arguments: Arguments) -> JsonValue:
@@ -145,7 +152,7 @@ class CheckStep(Step):
         given = elements if isinstance(elements, list) else []
         kept = [one for one in given if not test(field_of(one, last), arguments)[0]]
         state.columns[str(root)] = _with(column, above, kept)
-        state.draft.notes[self.name] = {"left_out": len(given) - len(kept), "of": len(given)}
+        state.count(self.name, left_out=len(given) - len(kept), of=len(given))
         return len(kept)
 
 

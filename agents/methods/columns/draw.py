@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import Field, JsonValue, model_validator
 
 from graft.agents.methods.base import Drawn, Place, unseeded
-from graft.agents.methods.columns.base import State, Step, rejected
+from graft.agents.methods.columns.base import State, Step, passage_tokens, rejected
 from graft.agents.methods.columns.parts.expressions import Expression
 from graft.agents.methods.columns.parts.functions import shown
 from graft.agents.methods.columns.parts.shapes import ANY, PLAIN, TEXT, Shape
@@ -30,7 +30,7 @@ from graft.schemas.rows import Seed, Slot
 SOURCES = ("of", "number", "date", "file", "seeds", "seed", "labels", "passage")
 MOST_ROWS, MOST_BYTES = 5_000, 1_000_000
 """Rows and size of a file that is drawn from: they are kept with the run."""
-SEEDS_USED = "seeds_used"
+SEEDS_USED, SHOTS = "seeds_used", "shots"
 PASSAGE_SHAPE = Shape("object", fields=dict.fromkeys(("text", "document", "file", "id"), TEXT))
 ROW = Shape("object", fields={"text": TEXT, "label": PLAIN, "response": TEXT})
 
@@ -131,8 +131,13 @@ class DrawStep(Step):
             rows = shots(drawn, slot.label, self.seeds, rng)
         else:
             rows = _next_seed(self.name, place, drawn)
-        held = {**slot.payload, self.name: [row.id for row in rows]}
-        return slot.model_copy(update={"payload": held, "exemplars": (*slot.exemplars, *rows)})
+        known = slot.payload.get(SHOTS)
+        held: JsonValue = {**(known if isinstance(known, dict) else {}), self.name: [row.id for row in rows]}
+        return slot.model_copy(update={"payload": {**slot.payload, SHOTS: held}, "exemplars": (*slot.exemplars, *rows)})
+
+    def tokens(self, recipe: Recipe) -> int:
+        """See Step."""
+        return passage_tokens(recipe) if self.passage else super().tokens(recipe)
 
     async def run(self, state: State) -> JsonValue:
         """See Step."""
@@ -177,8 +182,9 @@ class DrawStep(Step):
         return found
 
     def _rows(self, state: State) -> JsonValue:
-        held = state.slot.payload.get(self.name)
-        ids = held if isinstance(held, list) else []
+        held = state.slot.payload.get(SHOTS)
+        shown_ids = held.get(self.name) if isinstance(held, dict) else None
+        ids = shown_ids if isinstance(shown_ids, list) else []
         known = {one.id: one for one in state.slot.exemplars}
         rows: list[JsonValue] = [
             {"text": known[name].text, "label": known[name].label, "response": known[name].response}

@@ -46,7 +46,7 @@ class ExplodeStep(Step):
         """The element at the slot's place; a place beyond the list's end is rejected."""
         found = state.value(self.of, self.name)
         elements = found if isinstance(found, list) else []
-        state.draft.notes[self.name] = {"elements": len(elements), "used": min(len(elements), self.most)}
+        state.count(self.name, elements=len(elements), used=min(len(elements), self.most))
         if state.slot.part >= len(elements):
             what = f"the list has {len(elements)} elements, this candidate is for element {state.slot.part + 1}"
             raise rejected(self, NO_ELEMENT, f"{what} of at most {self.most}.")

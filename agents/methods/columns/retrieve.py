@@ -7,11 +7,12 @@ from typing import Literal
 
 from pydantic import Field, JsonValue
 
-from graft.agents.methods.columns.base import State, Step, rejected
+from graft.agents.methods.columns.base import State, Step, passage_tokens, rejected
 from graft.agents.methods.columns.draw import PASSAGE_SHAPE, passage_value
 from graft.agents.methods.columns.parts.expressions import Expression
 from graft.agents.methods.columns.parts.functions import shown
 from graft.agents.methods.columns.parts.shapes import Shape
+from graft.schemas.documents import Passage
 from graft.schemas.problems import Finding
 from graft.schemas.recipe import Recipe
 
@@ -41,7 +42,19 @@ class RetrieveStep(Step):
         documents = recipe.seeds.documents
         if documents is None:
             return [Finding((), "the recipe has no documents to search", "add seeds.documents with their path")]
+        if documents.index == "none":
+            return [Finding((), "the recipe's documents have no index", "set seeds.documents.index: bm25, or encoder")]
         return []
+
+    def passages(self, state: State) -> list[Passage]:
+        """The passages of its column."""
+        column, known = state.columns.get(self.name), state.draft.context.passages
+        names = [str(one.get("id")) for one in column if isinstance(one, dict)] if isinstance(column, list) else []
+        return [known[name] for name in names if name in known]
+
+    def tokens(self, recipe: Recipe) -> int:
+        """See Step."""
+        return self.k * passage_tokens(recipe)
 
     async def run(self, state: State) -> JsonValue:
         """The passages. Raises Ended if none matches."""

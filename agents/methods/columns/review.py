@@ -116,6 +116,7 @@ class ReviewStep(Step):
             reviewers=self.reviewers, tau=self.tau, delta=self.delta, early_exit=self.early_exit
         )  # fmt: skip
         roles = draw_roles(scoring(state.recipe), state.slot, committee)
+        state.draft.models |= {role: name for role, name in roles.names().items() if role in self.roles()}
         values = [state.value(one, self.name) for one in self.of]
         if self.keep == "all":
             ended, draft = await self._judged(state, roles, committee, values)

@@ -11,8 +11,8 @@ from pydantic import Field, JsonValue
 from graft.agents.methods.base import TOLERANCE
 from graft.agents.methods.columns.base import State, Step, rejected
 from graft.agents.methods.columns.parts.expressions import Expression, compiled
-from graft.agents.methods.columns.parts.functions import shown
-from graft.agents.methods.columns.parts.predicates import normal, number_in
+from graft.agents.methods.columns.parts.functions import number_in, shown
+from graft.agents.methods.columns.parts.predicates import normal
 from graft.agents.methods.columns.parts.shapes import ANY, NUMBER, Shape, walk
 from graft.schemas.decisions import DecisionCode, declare
 from graft.schemas.problems import Finding

@@ -43,9 +43,15 @@ def path_of(column: str) -> str:
     return '$."' + column.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
+HELD = "data_"
+"""Before the name of a column of `data` that a row has by itself too: a row's `source` is not `data["source"]`."""
+
+
 @dataclass(frozen=True)
 class Source:
-    """The rows of an export, and the facts that the formats need. `further` are the columns in the rows' `data`."""
+    """The rows of an export, and the facts that the formats need. `further` are the columns in the rows' `data`; one
+    that is named like a row's own column has HELD before its name.
+    """
 
     lake: Lake
     found: DatasetVersion
@@ -66,7 +72,8 @@ class Source:
         """The SQL of a row's column; of one of `further` as JSON."""
         if name not in self.further:
             return name
-        return f"json_extract(data, {params.add(path_of(name))})"
+        own = name.removeprefix(HELD)
+        return f"json_extract(data, {params.add(path_of(own if own in ROW_COLUMNS else name))})"
 
     @property
     def labels(self) -> list[str]:

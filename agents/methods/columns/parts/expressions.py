@@ -12,6 +12,7 @@ import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from inspect import signature
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
@@ -127,6 +128,7 @@ def _check(node: ast.expr, local: frozenset[str]) -> list[Path]:
             raise BadExpression(f"there is no function {name!r}: {did_you_mean(name, FUNCTIONS)}{', '.join(FUNCTIONS)}")
         if node.keywords or any(isinstance(one, ast.Starred) for one in node.args):
             raise BadExpression(f"{name} takes plain arguments")
+        _check_arguments(name, len(node.args))
         return [path for one in node.args for path in _check(one, local)]
     if isinstance(node, ast.FormattedValue) and (node.format_spec is not None or node.conversion != -1):
         raise BadExpression("values of an f-string have no format")
@@ -140,6 +142,20 @@ def _check(node: ast.expr, local: frozenset[str]) -> list[Path]:
             raise BadExpression(_REFUSED.get(type(operation), f"{type(operation).__name__} is not allowed"))
     inner = [one for one in ast.iter_child_nodes(node) if isinstance(one, ast.expr)]
     return [path for one in inner for path in _check(one, local)]
+
+
+def _check_arguments(name: str, given: int) -> None:
+    try:
+        signature(FUNCTIONS[name]).bind(*range(given))
+    except TypeError:
+        names = ", ".join(
+            one.name + ("" if one.default is one.empty else "=…")
+            for one in signature(FUNCTIONS[name]).parameters.values()
+        )
+        raise BadExpression(f"{name} takes ({names}), not {given} values") from None
+    except ValueError:  # min and max, which tell their parameters nobody
+        if not given:
+            raise BadExpression(f"{name} takes at least one value") from None
 
 
 def _check_comprehension(node: ast.ListComp | ast.DictComp, local: frozenset[str]) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from statistics import fmean
 from typing import Any
@@ -12,6 +13,11 @@ from graft.schemas.documents import find_quote
 
 MOST_TEXT = 200_000
 """Characters of a text that an expression makes, at most."""
+
+
+NUMBER = re.compile(r"[-−+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s?/\s?\d+(?:\.\d+)?)?(?:[eE][-+]?\d{1,2})?\s?%?")
+SEARCHED = 20_000
+"""Characters of a text in which a number, a pattern or common words are searched."""
 
 
 class BadExpression(ValueError):
@@ -27,6 +33,24 @@ def shown(value: Any) -> str:
     if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
         return ", ".join(value)
     return orjson.dumps(value).decode()
+
+
+def number_in(text: str) -> float | None:
+    """The last number of a text (1,200; -3.5; 3/4; 40%), as a result is written; None if it has none."""
+    found = NUMBER.findall(text[-SEARCHED:])
+    return read_number(found[-1]) if found else None
+
+
+def read_number(text: str) -> float | None:
+    """The value of a number as it is written in a text."""
+    text = text.replace(",", "").replace("−", "-").replace(" ", "")
+    percent, text = text.endswith("%"), text.rstrip("%")
+    above, _, below = text.partition("/")
+    try:
+        value = float(above) / float(below or 1)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        return None
+    return value / 100 if percent else value
 
 
 def _text(value: Any) -> str:
@@ -94,13 +118,14 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "contains": lambda text, part: _text(part).casefold() in _text(text).casefold(),
     "starts": lambda text, part: _text(text).startswith(_text(part)),
     "ends": lambda text, part: _text(text).endswith(_text(part)),
-    "replace": _replace, "split": lambda text, at: _text(text).split(_text(at)), "join": _join,
-    "round": _round, "abs": abs, "min": min, "max": max, "sum": lambda values: sum(_list(values)),
+    "split": lambda text, at=None: _text(text).split(None if at is None else _text(at)),
+    "replace": _replace, "join": _join, "round": _round, "abs": abs, "min": min, "max": max,
+    "sum": lambda values: sum(_list(values)),
     "mean": lambda values: fmean(_list(values)), "any": lambda values: any(_list(values)),
     "all": lambda values: all(_list(values)), "sorted": lambda values: sorted(_list(values)), "unique": _unique,
     "count": lambda values, one: _list(values).count(one), "keys": lambda value: list(dict(value)),
     "first": lambda values: next(iter(_list(values)), None), "last": lambda values: next(reversed(_list(values)), None),
     "int": _number(lambda value: int(float(value))), "float": _number(float), "str": shown,
-    "spans": _spans,
+    "number": lambda text: number_in(shown(text)), "spans": _spans,
     "has": lambda values, one: one in (_list(values) if not isinstance(values, dict) else values),
 }  # fmt: skip

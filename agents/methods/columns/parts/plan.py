@@ -29,6 +29,7 @@ class Plan:
         prepared: as `Step.prepare` made it
         tags: names of tags that no text may open or close
         early: columns of the row's data that the gates see; the others rest on a review, which follows the gates
+        writing: roles whose words are in the row
     """
 
     steps: Mapping[str, Step]
@@ -39,6 +40,7 @@ class Plan:
     prepared: Mapping[str, Any] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
     early: tuple[str, ...] = ()
+    writing: frozenset[str] = frozenset()
 
 
 def problems_of(steps: Sequence[Step], row: Sequence[tuple[str, str]]) -> list[Finding]:
@@ -74,8 +76,8 @@ def problems_of(steps: Sequence[Step], row: Sequence[tuple[str, str]]) -> list[F
     return found
 
 
-def plan_of(steps: Sequence[Step], row: Sequence[str], data: Mapping[str, str]) -> Plan:
-    """The plan of steps without problems; `row` are the expressions of text, label and response, `data` of its data."""
+def plan_of(steps: Sequence[Step], row: Sequence[tuple[str, str]], data: Mapping[str, str]) -> Plan:
+    """The plan of steps without problems; `row` are its words, `data` its data: (field, expression)."""
     reads, own = _reads(steps), {step.name: step for step in steps}
     shapes = shapes_of(steps, reads)
     judges = {step.name for step in steps if step.calls_models and step.decides}
@@ -83,7 +85,11 @@ def plan_of(steps: Sequence[Step], row: Sequence[str], data: Mapping[str, str]) 
         column for column, text in data.items()
         if not any(judges & {name, *reached(reads, name)} for name in compiled(text).names)
     )  # fmt: skip
-    shown = [*row, *(data[name] for name in early)]
+    shown = [*(text for _, text in row), *(data[name] for name in early)]
+    worded = [*(text for name, text in row if name != "label"), *data.values()]
+    read = {name for text in worded for name in compiled(text).names}
+    read |= {name for one in read for name in reached(reads, one)}
+    writing = frozenset(role for name in read & own.keys() if own[name].writes for role in own[name].roles())
     made = frozenset(name for text in shown for name in compiled(text).names if name in own)
     made = made.union(*(frozenset({one.name}) for one in steps if one.changes in made and one.changes))
     nodes = [Node(step.name, reads[step.name], step.calls_models, at) for at, step in enumerate(steps)]
@@ -94,7 +100,7 @@ def plan_of(steps: Sequence[Step], row: Sequence[str], data: Mapping[str, str]) 
     tags = (*own, *PREDECLARED, *OTHER_TAGS)
     return Plan(
         own, waves([*nodes, Node(ROW, made, False, len(steps))]), shapes, apart, int(getattr(exploding, "most", 1)),
-        {name: step.prepare(shapes, tags) for name, step in own.items()}, tags, early,
+        {name: step.prepare(shapes, tags) for name, step in own.items()}, tags, early, writing,
     )  # fmt: skip
 
 

@@ -12,13 +12,10 @@ import orjson
 
 from graft.agents.gateway.structured import problem_of
 from graft.agents.methods.columns.parts.alignment import keep_labels
-from graft.agents.methods.columns.parts.functions import shown
+from graft.agents.methods.columns.parts.functions import NUMBER, SEARCHED, number_in, read_number, shown
 from graft.schemas.documents import find_quote
 
-_NUMBER = re.compile(r"[-−+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s?/\s?\d+(?:\.\d+)?)?(?:[eE][-+]?\d{1,2})?\s?%?")
 _FOLDED = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "−": "-"})
-_SEARCHED = 20_000
-"""Characters of a text that a regular expression or ROUGE reads."""
 
 
 @dataclass(frozen=True)
@@ -51,27 +48,10 @@ def normal(text: str) -> str:
     return " ".join(text.translate(_FOLDED).casefold().split())
 
 
-def number_in(text: str) -> float | None:
-    """The last number of a text (1,200; -3.5; 3/4; 40%), as a result is written; None if it has none."""
-    found = _NUMBER.findall(text[-_SEARCHED:])
-    return _read(found[-1]) if found else None
-
-
 def numbers_in(text: str) -> Counter[float]:
     """All numbers of a text, with how often each occurs."""
-    found = (_read(one) for one in _NUMBER.findall(text[:_SEARCHED]))
+    found = (read_number(one) for one in NUMBER.findall(text[:SEARCHED]))
     return Counter(round(one, 9) for one in found if one is not None)
-
-
-def _read(text: str) -> float | None:
-    text = text.replace(",", "").replace("−", "-").replace(" ", "")
-    percent, text = text.endswith("%"), text.rstrip("%")
-    above, _, below = text.partition("/")
-    try:
-        value = float(above) / float(below or 1)
-    except (ValueError, ZeroDivisionError, OverflowError):
-        return None
-    return value / 100 if percent else value
 
 
 def same_number(left: float, right: float) -> bool:
@@ -81,7 +61,7 @@ def same_number(left: float, right: float) -> bool:
 
 def rouge_l(text: str, other: str) -> float:
     """ROUGE-L (Lin 2004): F1 of the longest common subsequence of words, 0 to 1."""
-    left, right = (re.findall(r"\w+", one[:_SEARCHED].casefold())[:1_000] for one in (text, other))
+    left, right = (re.findall(r"\w+", one[:SEARCHED].casefold())[:1_000] for one in (text, other))
     if not left or not right:
         return 0.0
     row = [0] * (len(right) + 1)
@@ -116,7 +96,7 @@ def _in_text(value: Any, given: Arguments) -> tuple[str, Any]:
 
 
 def _regex(value: Any, given: Arguments) -> tuple[str, Any]:
-    found = re.search(given.pattern, shown(value)[:_SEARCHED]) is not None
+    found = re.search(given.pattern, shown(value)[:SEARCHED]) is not None
     return "" if found else f"{_short(value)} does not match {given.pattern!r}", found
 
 

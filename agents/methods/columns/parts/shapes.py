@@ -31,7 +31,7 @@ class Shape:
     Args:
         type: `any` is a value whose parts are not known
         options: an enum's values; empty: the task's labels
-        bounds: least and most of a number; most characters of a text
+        bounds: least and most of a number; most characters of a text, or elements of a list
         item: a list's element
         fields: an object's fields
         plain: a text of the recipe's own, which a prompt shows without a fence
@@ -102,11 +102,22 @@ def shape_in(given: Any, path: tuple[str | int, ...] = (), depth: int = 0) -> tu
         if given not in WORDS:
             return ANY, [Finding(path, f"{given!r} is no shape of a value", f"{did_you_mean(given, WORDS)}{words}")]
         return (Shape("enum") if given == "label" else Shape(given)), []  # type: ignore[arg-type]
+    if isinstance(given, Mapping) and "list" in given and set(given) == {"list", "most"}:
+        return _bounded_list(given, path, depth)
     if isinstance(given, Mapping) and len(given) == 1:
         name, inner = next(iter(given.items()))
         if name in BLOCKS:
             return _block(str(name), inner, (*path, str(name)), depth)
     return ANY, [Finding(path, "this is no shape of a value", words)]
+
+
+def _bounded_list(given: Mapping[str, Any], path: tuple[str | int, ...], depth: int) -> tuple[Shape, list[Finding]]:
+    most = given["most"]
+    item, found = shape_in(given["list"], (*path, "list"), depth + 1)
+    if type(most) is not int or not 0 < most <= MOST_ITEMS:
+        found.append(Finding((*path, "most"), "it is no number of elements", f"write 1 to {MOST_ITEMS:,}"))
+        return Shape("list", item=item), found
+    return Shape("list", item=item, bounds=(0, most)), found
 
 
 def _block(name: str, inner: Any, path: tuple[str | int, ...], depth: int) -> tuple[Shape, list[Finding]]:
@@ -155,12 +166,23 @@ def fields_in(given: Any, path: tuple[str | int, ...], depth: int = 0) -> tuple[
     return Shape("object", fields=fields), problems
 
 
-def schema_of(shape: Shape, labels: Sequence[str], embedded: bool = False) -> dict[str, Any]:
-    """The JSON Schema of a shape. Lengths of texts are for embedded models: hosted servers refuse them."""
+def texts_in(shape: Shape) -> int:
+    """The texts that a reply holds, about: a list without a number of elements counts as three."""
     if shape.type == "object":
-        return object_schema({name: schema_of(one, labels, embedded) for name, one in shape.fields.items()})
+        return sum(map(texts_in, shape.fields.values()))
     if shape.type == "list":
-        return {"type": "array", "items": schema_of(shape.item or TEXT, labels, embedded)}
+        return int(shape.bounds[1] if shape.bounds else 3) * texts_in(shape.item or TEXT)
+    return int(shape.type == "text")
+
+
+def schema_of(shape: Shape, labels: Sequence[str], chars: int = 0) -> dict[str, Any]:
+    """The JSON Schema of a shape. With `chars` (for embedded models, whose grammar ends a text) texts have that length
+    at most, and lists an end; hosted servers refuse both in strict schemas."""
+    if shape.type == "object":
+        return object_schema({name: schema_of(one, labels, chars) for name, one in shape.fields.items()})
+    if shape.type == "list":
+        most = {"maxItems": int(shape.bounds[1]) if shape.bounds else 10} if chars else {}
+        return {"type": "array", "items": schema_of(shape.item or TEXT, labels, chars), **most}
     if shape.type == "enum":
         return {"type": "string", "enum": list(shape.options or labels)}
     if shape.type in ("number", "integer"):
@@ -168,8 +190,8 @@ def schema_of(shape: Shape, labels: Sequence[str], embedded: bool = False) -> di
         return {"type": shape.type, **low_high}
     if shape.type == "boolean":
         return {"type": "boolean"}
-    most = {"maxLength": max(40, int(shape.bounds[1]))} if embedded and shape.bounds else {}
-    return {"type": "string", **most}
+    longest = int(min(chars, shape.bounds[1] if shape.bounds else chars))
+    return {"type": "string", "maxLength": longest} if chars else {"type": "string"}
 
 
 def unmet_by(value: JsonValue, shape: Shape, labels: Sequence[str], where: str = "") -> str:
@@ -186,8 +208,9 @@ def unmet_by(value: JsonValue, shape: Shape, labels: Sequence[str], where: str =
     if shape.type == "list":
         if not isinstance(value, list):
             return named + "is no list"
-        if len(value) > MOST_ITEMS:
-            return f"{named}is a list of {len(value):,} elements, more than {MOST_ITEMS:,}"
+        most = int(shape.bounds[1]) if shape.bounds else MOST_ITEMS
+        if len(value) > most:
+            return f"{named}is a list of {len(value):,} elements, more than {most:,}"
         inner = (unmet_by(one, shape.item or TEXT, labels, f"{where}[{at}]") for at, one in enumerate(value))
         return next(filter(None, inner), "")
     return named + problem if (problem := _scalar(value, shape, labels)) else ""
@@ -227,12 +250,15 @@ def described(shape: Shape, labels: Sequence[str]) -> str:
         inner = ", ".join(f'"{name}": {described(one, labels)}' for name, one in shape.fields.items())
         return f"{{{inner}}}"
     if shape.type == "list":
-        return f"[{described(shape.item or TEXT, labels)}, …]"
+        least = f" (at most {shape.bounds[1]:g})" if shape.bounds else ""
+        return f"[{described(shape.item or TEXT, labels)}, …{least}]"
     if shape.type == "enum":
         return "one of " + ", ".join(f'"{one}"' for one in (shape.options or labels))
     if shape.type in ("number", "integer"):
         words = "a whole number" if shape.type == "integer" else "a number"
         return f"{words} from {shape.bounds[0]:g} to {shape.bounds[1]:g}" if shape.bounds else words
+    if shape.type == "text" and shape.bounds:
+        return f'"… (at most {shape.bounds[1]:g} characters)"'
     return "true or false" if shape.type == "boolean" else '"…"'
 
 

@@ -1,9 +1,9 @@
-"""The same rows by Graft and by Data Designer, on one fake server: `python benchmarks/data_designer.py --python DD`.
+"""The same rows by Graft and by Data Designer, on one fake server: `python benchmarks/designer.py --python DD`.
 
 The schema is that of Data Designer's quickstart: drawn categories and numbers, a text, a structured reply, a judge and
 an expression; three calls a row. DD is the Python of a virtual environment with `pip install data-designer`. Each tool
 is a command of its own, measured from its start to its end, in turns. With `--kill SECONDS` both are killed (SIGKILL)
-after so long and started again; requests beyond three a row were made twice.
+after so long and started again: requests beyond three a row, less those that were open, repeat a finished call.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ models: [{{name: m, provider: openai, model: fake-1, base_url: {url}/v1, max_con
 roles: {{generator: {{models: [m], temperature: 0.7, max_tokens: 256}}}}
 target: {{rows_per_label: {each}}}
 limits: {{concurrency: {parallel}, candidates: 100000}}
-gates: {{near_run: null}}
+gates: {{near_duplicate: 1.0}}
 """
 
 
@@ -54,7 +54,7 @@ def data_designer(url: str, rows: int, folder: Path) -> None:
     from typing import Literal
 
     import data_designer.config as dd  # type: ignore[import-not-found]
-    from data_designer.config.interface import ResumeMode  # type: ignore[import-not-found]
+    from data_designer.engine.storage.artifact_storage import ResumeMode  # type: ignore[import-not-found]
     from data_designer.interface import DataDesigner  # type: ignore[import-not-found]
     from pydantic import BaseModel, Field
 
@@ -108,8 +108,10 @@ def measure(tool: str, python: str, url: str, rows: int, kill_s: float) -> dict[
     with tempfile.TemporaryDirectory(prefix="compared-") as name:
         folder = Path(name)
         environment = {**os.environ, "GRAFT_HOME": str(folder / "home"), "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
+        if tool != "graft":
+            del environment["PYTHONPATH"]
         command = command_of(tool, python, url, rows, folder)
-        began, used = time.perf_counter(), os.times()
+        began, used, open_calls = time.perf_counter(), os.times(), 0
         with (folder / "log").open("wb") as log:
 
             def start() -> subprocess.Popen[bytes]:
@@ -118,6 +120,7 @@ def measure(tool: str, python: str, url: str, rows: int, kill_s: float) -> dict[
             child = start()
             if kill_s:
                 time.sleep(kill_s)
+                open_calls = int(stats(url)["in_flight"])
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
                 child = start()
@@ -127,13 +130,8 @@ def measure(tool: str, python: str, url: str, rows: int, kill_s: float) -> dict[
             shutil.copy(folder / "log", f"{tool}.log")
             raise SystemExit(f"{tool} ended with {code}: see {tool}.log")
     cpu = now.children_user + now.children_system - used.children_user - used.children_system
-    return {
-        "tool": tool,
-        "wall_s": wall,
-        "cpu_s": cpu,
-        "requests": counted["calls"],
-        "repeated": counted["calls"] - 3 * rows,
-    }
+    again = max(0, counted["calls"] - 3 * rows - open_calls)
+    return {"tool": tool, "wall_s": wall, "cpu_s": cpu, "requests": counted["calls"], "finished_again": again}
 
 
 def main() -> None:
