@@ -41,8 +41,8 @@ def explain(lake: Lake, row_id: str, *, restricted: bool = False) -> dict[str, A
 
     Of a candidate in several runs the newest counts. Keys: id, source, text, response, label, data, view (as it is
     shown), restricted, run, origin (where its words come from), slot, meant (name and text of its method's requests
-    beyond the label), columns (name and text of what it was made of, beside those), exemplars, models, probability
-    (the judges' mean for its label, None without probabilities), reviews (with `probability`), gates (with
+    beyond the label), columns (name and text of what it was made of, beside those), exemplars, models, probability (the
+    judges' mean for its label, None without probabilities), reviews (with `probability`), gates (with
     `neighbour_text`), decision, calls (with `parameters` and `prompt_version`), price_usd (None: unknown), published
     (the newest version's fields, if they differ), edits, recalls, drops (derived versions that left it out), versions,
     students, shown_to (rows that had it as exemplar), passages (those of documents that it rests on, each with
