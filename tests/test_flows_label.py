@@ -91,10 +91,23 @@ def test_texts_become_rows_with_soft_labels_and_a_rerun_calls_nobody(tmp_path: P
     assert run_json(home, recipe)["repeated"] is True and fake_llm.stats()["calls"] == calls
 
 
+OWN_STEPS: dict[str, Any] = {
+    "kind": "pipeline", "max_cosine": None, "row": {"text": "made.text"},
+    "steps": [
+        {"draw": "shots", "seeds": 3},
+        {"ask": "made", "prompt": "Write on {{ label }}, unlike {{ shots.text }}", "reply": {"text": "text"}},
+    ],
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("top_up", "reported"),
-    [({**GRA, "label_policy": "intended"}, "Label policy: intended."), (MIX, "kept the intended one")],
-    ids=["gra", "promptmix"],
+    [
+        ({**GRA, "label_policy": "intended"}, "Label policy: intended."),
+        (MIX, "kept the intended one"),
+        (OWN_STEPS, "Every candidate passed every step."),
+    ],
+    ids=["gra", "promptmix", "pipeline"],
 )
 def test_labels_short_of_texts_are_written_with_the_texts_as_exemplars(
     tmp_path: Path, fake_llm: Any, top_up: dict[str, Any], reported: str

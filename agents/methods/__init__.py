@@ -41,7 +41,7 @@ def method_of(recipe: Recipe) -> Method[Any]:
 def fragments_of(recipe: Recipe) -> tuple[str, ...]:
     """The fixed sentences of the prompts and of the rubric that the recipe's rows can meet."""
     method = method_of(recipe)
-    own = tuple(text for one in (method, *method.inner(recipe)) for text in one.own_prompts(recipe))
+    own = method.own_prompts(recipe)
     return fragments(method.all_prompts(recipe), recipe.criteria, tuple(recipe.prompts.items()), own)
 
 

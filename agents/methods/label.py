@@ -93,6 +93,17 @@ class LabelSettings(Sureness, MethodSettings):
     )
 
 
+    @property
+    def kinds(self) -> Sequence[tuple[Any, str]]:
+        """The kinds of `top_up`."""
+        return ((METHODS, self.top_up.kind), *self.top_up.kinds) if self.top_up else ()
+
+    @property
+    def writing(self) -> frozenset[str]:
+        """Those of `top_up`."""
+        return self.top_up.writing if self.top_up else frozenset()
+
+
 class LabelTexts(Method[LabelSettings]):
     """Labels the slots of the first round; hands all later slots to the method of `top_up`."""
 
@@ -118,6 +129,14 @@ class LabelTexts(Method[LabelSettings]):
     def inner(self, recipe: Recipe) -> Sequence[Method[Any]]:
         """The method of `top_up`."""
         return (self._filler(recipe),) if self.settings(recipe).top_up else ()
+
+    def versions(self, recipe: Recipe) -> tuple[Any, ...]:
+        """Those of the method of `top_up`."""
+        return self._filler(recipe).versions(_filled(recipe)) if self.settings(recipe).top_up else ()
+
+    def own_prompts(self, recipe: Recipe) -> tuple[str, ...]:
+        """Those of the method of `top_up`."""
+        return self._filler(recipe).own_prompts(_filled(recipe)) if self.settings(recipe).top_up else ()
 
     def writing(self, recipe: Recipe) -> Recipe | None:
         """The recipe under the method of `top_up`."""
