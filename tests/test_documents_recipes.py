@@ -83,7 +83,7 @@ def test_mechgpt_keeps_pairs_whose_quote_is_in_the_passage_and_whose_question_st
     ("quote", "answered", "code"),
     [
         ("A wet dragline that is free at its ends shrinks to about half of its length", True, "accepted.made"),
-        ("A wet dragline shrinks to a tenth of its length", True, "rejected.known"),
+        ("A wet dragline shrinks to a tenth of its length", True, "rejected.cited"),
         ("A wet dragline", False, "rejected.known"),
     ],
 )

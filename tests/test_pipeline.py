@@ -419,6 +419,17 @@ def test_columns_of_restricted_tasks_are_not_kept() -> None:
     assert made.restricted and set(made.notes["columns"]) == {"who"}
 
 
+def test_an_error_in_a_steps_code_ends_one_candidate(plugin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_of(WRITE, {"typos": "noisy", "of": "review.text"}, row={"text": "noisy"})
+
+    async def broken(self: Any, state: Any) -> Any:
+        raise KeyError("gone")
+
+    monkeypatch.setattr(type(recipe.method.steps[1]), "run", broken)  # type: ignore[attr-defined]
+    made = one(Models(ask_review=review()), recipe)
+    assert made.decision.code == "failed.unexpected" and made.decision.reason == "Step noisy: KeyError: 'gone'."
+
+
 def test_a_step_of_another_distribution_fills_a_column(plugin: Any) -> None:
     recipe = recipe_of(WRITE, {"typos": "noisy", "of": "review.text", "share": 0.5}, row={"text": "noisy"})
     made = one(Models(ask_review=review("a comfortable boot")), recipe)

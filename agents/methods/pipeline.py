@@ -30,7 +30,7 @@ from graft.agents.roles.asking import concept_of
 from graft.schemas.base import Value
 from graft.schemas.binding import MethodSettings, Role
 from graft.schemas.decisions import DecisionCode, declare
-from graft.schemas.errors import BudgetExhausted, CallFailed, TextCut
+from graft.schemas.errors import BudgetExhausted, CallFailed, GraftError, TextCut
 from graft.schemas.kinds import STEPS
 from graft.schemas.models import LabelerSpec
 from graft.schemas.problems import FieldErrors, Finding, field_error
@@ -301,6 +301,10 @@ async def _run(name: str, state: State, settings: PipelineSettings) -> None:
     except Ended as end:
         state.draft.notes["step"] = name
         raise end from None
+    except GraftError:
+        raise
+    except Exception as error:  # whatever the code of a plugin's step raises: it ends one candidate, not the run
+        ended = failure("unexpected", f"{type(error).__name__}: {error}.")
     state.draft.notes["step"] = name
     raise Ended(ended.model_copy(update={"reason": f"Step {name}: {ended.reason}"}))
 
