@@ -82,12 +82,17 @@ def parse_map(items: Sequence[str], more: Sequence[str] = ()) -> dict[str, str]:
     """
     found, roles = {}, (*ROLES, *more)
     for item in items:
-        for piece in re.split(rf",(?=\s*(?:{'|'.join(roles)})=)", item):
+        for piece in between(roles).split(item):
             role, equals, column = piece.partition("=")
             if not equals or role.strip() not in roles:
                 raise invalid("--map", f"cannot read {piece!r}", f"such as text=utterance; roles: {', '.join(roles)}")
             found[role.strip()] = column.strip()
     return found
+
+
+def between(roles: Sequence[str]) -> re.Pattern[str]:
+    """The commas before one of these roles."""
+    return re.compile(rf",(?=\s*(?:{'|'.join(roles)})=)")
 
 
 def guess(
