@@ -92,7 +92,6 @@ class LabelSettings(Sureness, MethodSettings):
         default=None, description="method that fills labels short of the target; null: the texts alone"
     )
 
-
     @property
     def kinds(self) -> Sequence[tuple[Any, str]]:
         """The kinds of `top_up`."""
