@@ -68,7 +68,8 @@ ROWS = """
            $labels[1 + least(hash(origin, 5, $seed) % 11, 9)::BIGINT] AS label,
            CASE hash(i, 6, $seed) % 10 WHEN 0 THEN 'validation' WHEN 1 THEN 'test' ELSE 'train' END AS split,
            'synthetic' AS source, false AS restricted, 'big' AS dataset, $version::BIGINT AS version, i AS ordinal,
-           'big-run-' || $version AS run_id, CASE WHEN $candidates THEN printf('c_%013x', i) ELSE '' END AS candidate_id
+           'big-run-' || $version AS run_id, CASE WHEN $candidates THEN printf('c_%013x', i) ELSE '' END
+               AS candidate_id, '{}' AS data
     FROM big_texts
 """
 """`store`, the last label, gets two shares of eleven: an unbalanced label to be seen."""
@@ -87,7 +88,7 @@ CANDIDATES = """
                || '","reviewer":"minilm,smollm2"}}' AS models,
            ['s_' || label] AS exemplar_ids,
            json_object(label, 0.6 + noise / 4, 'other', 0.4 - noise / 4)::VARCHAR AS soft_label,
-           NULL AS labelling, '{{}}' AS notes, false AS restricted,
+           NULL AS labelling, '{{}}' AS notes, '{{}}' AS data, false AS restricted,
            CASE WHEN lost THEN 'rejected' ELSE 'accepted' END AS status,
            CASE WHEN lost THEN 'low_mean' WHEN luck < 8 THEN 'adjudicated' ELSE 'agreed' END AS route,
            CASE WHEN lost THEN 'rejected.low_mean' WHEN luck < 8 THEN 'accepted.adjudicated' ELSE 'accepted.agreed' END

@@ -85,7 +85,7 @@ CANDIDATES = """
            CASE WHEN run = $mixed THEN json_object('by', 'labeler', 'candidates', json_array(label, other), 'label',
                 CASE WHEN luck % 7 = 0 THEN other ELSE label END, 'relabelled', luck % 7 = 0, 'margin', 0.2 + noise / 2,
                 'second', CASE WHEN luck % 7 = 0 THEN label ELSE other END, 'votes', false)::VARCHAR END AS labelling,
-           '{{}}' AS notes, restricted,
+           '{{}}' AS notes, '{}' AS data, restricted,
            CASE head WHEN 'gate' THEN 'rejected' ELSE head END AS status,
            CASE WHEN head IN ('gate', 'failed') THEN head ELSE split_part(code, '.', 2) END AS route, code,
            'made by benchmarks/whole_lake.py' AS reason,
@@ -148,7 +148,7 @@ ROWS = """
     SELECT id, text, NULL::VARCHAR AS response,
            CASE WHEN luck = 77 AND $version > 10 THEN 'product' ELSE label END AS label, split, 'synthetic' AS source,
            restricted, 'big' AS dataset, $version::BIGINT AS version, row_number() OVER () - 1 AS ordinal,
-           'big-run-' || run AS run_id, id AS candidate_id
+           'big-run-' || run AS run_id, id AS candidate_id, '{}' AS data
     FROM whole_sorted WHERE run <= $run AND coalesce(gone, 1000000) > $gone
 """
 DROPS = """

@@ -28,6 +28,7 @@ from graft.cli import (
     provenance,
     quality,
     read,
+    recipes,
     rescreen,
     review,
     students,
@@ -110,6 +111,7 @@ def _options(version: Annotated[bool, VERSION] = False) -> None:
 
 
 app.add_typer(prompts.app, name="prompts", rich_help_panel="Make")
+app.add_typer(recipes.app, name="recipes", rich_help_panel="Make")
 app.add_typer(journal.app, name="journal", rich_help_panel="Operate")
 
 

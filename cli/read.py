@@ -15,8 +15,11 @@ from graft.schemas.sections import HIDDEN
 
 if TYPE_CHECKING:
     from graft.schemas.live import Live
+    from graft.schemas.tasks.base import Task
 
 SHOWN_RUNS = 20
+PART = 600
+"""Characters shown of each part of a row."""
 
 
 def status(json: JsonFlag = False) -> None:
@@ -119,7 +122,10 @@ def show(
     Example:  graft show demo --rejected
     """
     from graft.cli.show import as_json, console, table
+    from graft.data.arrow import plain_rows
     from graft.data.lake import Lake
+    from graft.data.lake_schema import VersionRowRecord
+    from graft.data.seen import task_of
     from graft.data.versions import first_rows, version
     from graft.data.versions import plain_rows as version_rows
     from graft.schemas.home import Home
@@ -131,7 +137,8 @@ def show(
             some = _candidates(lake, found.run_id, rows, restricted)
         else:
             some = version_rows(lake, found) if json else first_rows(lake, found, rows)
-            records = [_shown(row, restricted) for row in some]
+            records = [_shown(row, restricted) for row in plain_rows(VersionRowRecord, some)]
+        task = task_of(lake, found)
         own = _by_method(lake, found.run_id) if json else {}
     if json:
         own |= {"candidates": some} if rejected else {}
@@ -148,7 +155,7 @@ def show(
 
     console().print(Markdown(found.card))
     picked = [row for label in found.labels for row in records if row["label"] == label]
-    view = [[row["id"], row["label"], row["split"], row["text"]] for row in picked]
+    view = [[row["id"], row["label"], row["split"], _words(task, row)] for row in picked]
     table(f"{found.ref}: {rows} rows of each label", ["row", "label", "split", "text"], view)
     console().print("a row's history:  graft explain ROW")
 
@@ -165,7 +172,15 @@ def _by_method(lake: Any, run_id: str) -> dict[str, Any]:
 def _shown(row: dict[str, Any], restricted: bool) -> dict[str, Any]:
     if restricted or not row["restricted"]:
         return row
-    return {**row, **{name: HIDDEN for name in ("text", "response") if row[name] is not None}}
+    return {**row, **{name: HIDDEN for name in ("text", "response") if row[name] is not None}, "data": {}}
+
+
+def _words(task: Task, row: dict[str, Any]) -> Any:
+    """The row as its task shows it, or the bare text of a task without a shape of its own."""
+    from graft.cli.show import view_text
+    from graft.schemas.tasks.base import Words
+
+    return view_text(task.view(Words.of(row)), PART) if task.checked or row["data"] else row["text"]
 
 
 def _rejected(lake: Any, run_id: str, restricted: bool) -> list[dict[str, Any]]:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from graft.flows.estimate import Estimate
+    from graft.schemas.display import View
     from graft.schemas.sections import Section, Table
     from graft.schemas.tasks.base import Task
 
@@ -70,9 +72,13 @@ _ID = re.compile(r"[a-z]{1,2}_[0-9a-f]{8,}|[a-z0-9._-]+-[0-9a-f]{12}")
 
 
 def table(
-    title: str, columns: list[str], rows: list[list[Any]], *, right: tuple[str, ...] = (), tight: bool = False
-) -> None:
-    """Print a table. Cells are plain text. `tight` leaves out lines between columns, to fit 80 characters."""
+    title: str, columns: list[str], rows: list[list[Any]], *, right: tuple[str, ...] = (), tight: bool = False,
+    whole: tuple[str, ...] = (),
+) -> None:  # fmt: skip
+    """Print a table. Cells are plain text. `tight` leaves out lines between columns, to fit 80 characters.
+
+    Columns with ids, and those of `whole`, are never broken.
+    """
     from rich.box import HEAVY_HEAD, SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -82,13 +88,13 @@ def table(
         pad_edge=not tight, padding=(0, 0 if tight else 1),
     )  # fmt: skip
     for place, column in enumerate(columns):
-        ids = [str(row[place]) for row in rows if _ID.fullmatch(str(row[place]))]
+        ids = [str(row[place]) for row in rows if column in whole or _ID.fullmatch(str(row[place]))]
         view.add_column(
             column, justify="right" if column in right else "left", overflow="fold", no_wrap=bool(ids),
             min_width=max(map(len, ids), default=None),
         )  # fmt: skip
     for row in rows:
-        view.add_row(*(Text("–" if cell is None else str(cell)) for cell in row))
+        view.add_row(*(cell if isinstance(cell, Text) else Text("–" if cell is None else str(cell)) for cell in row))
     console().print(view)
 
 
@@ -131,6 +137,23 @@ def print_table(one: Table, *, tight: bool = False) -> None:
         table(one_line(one.title), heads, cells, right=right, tight=tight)
     if below := one.note if one.rows else one.empty:
         console().print(one_line(below), style="dim", markup=False)
+
+
+def view_text(view: View, limit: int = 0) -> Text:
+    """A row's view: titles dimmed, marked pieces underlined with their mark behind. `limit` characters of each part."""
+    from rich.text import Text
+
+    made = Text()
+    for place, part in enumerate(view):
+        made.append("\n" if place else "")
+        made.append(f"{part.title}: " if part.title else "", style="dim")
+        left = limit or sum(len(piece.text) for piece in part.pieces)
+        for piece in part.pieces:
+            made.append(piece.text[:left], style="underline" if piece.mark else "")
+            made.append(f"[{piece.mark}]" if piece.mark and left else "", style="cyan")
+            left = max(0, left - len(piece.text))
+        made.append("" if left or len(part.text) <= limit or not limit else "…")
+    return made
 
 
 def estimate_table(figures: Estimate) -> None:

@@ -11,6 +11,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from graft.data.explain import words_of
+from graft.schemas.display import Part, View, of_data, plain
 from graft.schemas.sections import money
 
 SHOWN = 300
@@ -20,12 +21,10 @@ SHOWN = 300
 def history_tree(history: dict[str, Any]) -> Tree:
     """The row's history from seeds to students."""
     root = Tree(_line(f"row {history['id']}", history["label"]))
-    _leaf(root, "text", history["text"])
-    if history.get("response"):
-        _leaf(root, "response", history["response"])
+    _view(root, of_data(history["view"]))
     if history.get("published"):
         now = history["published"]
-        _leaf(root, f"now, in {now['dataset']}@{now['version']}", f"{now['label']}: {now['text']}")
+        _leaf(root, f"now, in {now['dataset']}@{now['version']}", f"{now['label']}: {plain(of_data(now['view']))}")
     _decision(root, history["decision"], history.get("probability"))
     _drawn(root, history)
     if history["columns"]:
@@ -52,9 +51,7 @@ def preview_tree(history: dict[str, Any], prompts: bool) -> Tree:
     """A preview's row: its words, requests, reviews, failed gates and decision, and the prompts on request."""
     status = (history["decision"] or {}).get("status", "undecided")
     root = Tree(_line(f"{status}  {history['label'] or history['slot']['label']}", ""))
-    _leaf(root, "text", history["text"])
-    if history.get("response"):
-        _leaf(root, "response", history["response"])
+    _view(root, of_data(history["view"]))
     _decision(root, history["decision"], history.get("probability"))
     _drawn(root, history)
     if history["columns"]:
@@ -73,6 +70,11 @@ def preview_tree(history: dict[str, Any], prompts: bool) -> Tree:
         for part in (call["request"], call["reply"]):
             branch.add(Text(words_of(part)))
     return root
+
+
+def _view(root: Tree, view: View) -> None:
+    for part in view:
+        _leaf(root, part.title or part.tone, plain((Part(part.pieces),)))
 
 
 def _place(passage: dict[str, Any]) -> str:
@@ -98,7 +100,7 @@ def _later(root: Tree, history: dict[str, Any]) -> None:
 
 
 def _edit(edit: dict[str, Any]) -> tuple[str, str]:
-    parts = [f"{name} {edit[name]!r}" for name in ("label", "text", "response") if edit[name] is not None]
+    parts = [f"{name} {edit[name]!r}" for name in ("label", "text", "response", "data") if edit[name] is not None]
     parts += [f"– {edit['note']}"] if edit["note"] else []
     return f"{edit['action']} by {edit['by']}", f"{edit['dataset']}@{edit['version']} " + ", ".join(parts)
 

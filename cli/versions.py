@@ -104,6 +104,9 @@ def edit(
     ],
     label: Annotated[str | None, typer.Option(help="correct label")] = None,
     text: Annotated[str | None, typer.Option(help="correct text")] = None,
+    data: Annotated[
+        str | None, typer.Option(help='columns to change, as JSON: \'{"other": "…"}\'', metavar="JSON")
+    ] = None,
     reject: Annotated[bool, typer.Option("--reject", help="exclude the row")] = False,
     accept: Annotated[
         bool, typer.Option("--accept", help="include the row: undoes --reject, rescues a rejected candidate")
@@ -118,36 +121,58 @@ def edit(
     Example:  graft edit c_1f9a02 --dataset demo@3 --label billing --note "asks for an invoice"
     """
     from graft.cli.show import as_json, console
-    from graft.data.edits import decide, record, seen
+    from graft.data.edits import decide, record, without_words
     from graft.data.lake import Lake
+    from graft.data.seen import seen
     from graft.data.versions import version
     from graft.schemas.errors import GraftError
     from graft.schemas.home import Home
 
-    if reject and (accept or label is not None or text is not None):
+    if reject and (accept or label is not None or text is not None or data is not None):
         raise GraftError(
             "a rejected row gets no label and no text", where=row, fix="use --reject alone, or leave it out"
         )
     with Lake.open(Home.find()) as lake:
         found = version(lake, dataset)
-        action = _action(reject, accept, text, label)
-        made = decide(lake, found, row, action, text=text, label=label, note=note, by=by or user_name())
+        action = _action(reject, accept, text, label, data)
+        made = decide(
+            lake, found, row, action, text=text, label=label, data=_columns(data), note=note, by=by or user_name()
+        )
         hide = seen(lake, found, made.row_id).restricted and not restricted
         record(lake, [made])
     if json:
-        words = {name: HIDDEN for name in ("base_text", "text", "response", "note") if hide and getattr(made, name)}
-        as_json({**made.model_dump(mode="json"), **words})
+        dumped = made.model_dump(mode="json")
+        as_json({**dumped, **(without_words(dumped) if hide else {})})
     else:
         console().print(f"recorded: {made.action} {made.row_id} of {found.ref}, by {made.by}", markup=False)
         console().print(f"publish it:  graft rebase {found.dataset}", markup=False)
 
 
-def _action(reject: bool, accept: bool, text: str | None, label: str | None) -> EditAction:
+def _columns(given: str | None) -> dict[str, Any] | None:
+    """The columns of --data. Raises GraftError if they are no JSON object."""
+    import json
+
+    from graft.schemas.errors import GraftError
+
+    if given is None:
+        return None
+    try:
+        found = json.loads(given)
+    except ValueError as error:
+        raise GraftError(
+            f"not JSON: {error}", where="--data", fix='an object of columns, such as {"spans": []}'
+        ) from None
+    if not isinstance(found, dict):
+        raise GraftError("not a JSON object", where="--data", fix='an object of columns, such as {"spans": []}')
+    return found
+
+
+def _action(reject: bool, accept: bool, text: str | None, label: str | None, data: str | None) -> EditAction:
     if reject:
         return "reject"
     if accept:
         return "accept"
-    return "edit" if text is not None else "relabel" if label is not None else "note"
+    return "edit" if text is not None or data is not None else "relabel" if label is not None else "note"
 
 
 def rebase(
@@ -177,11 +202,13 @@ def rebase(
 
 def _rebased(made: Rebased, restricted: bool) -> dict[str, Any]:
     """As JSON, with the text of restricted rows hidden."""
+    from graft.data.edits import without_words
+
     dumped = made.model_dump(mode="json")
     for conflict in dumped["conflicts"]:
         if conflict["restricted"] and not restricted:
             edit = conflict["edit"]
-            edit.update({name: HIDDEN for name in ("base_text", "text", "response", "note") if edit[name]})
+            edit.update(without_words(edit))
     return dumped
 
 

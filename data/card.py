@@ -9,10 +9,12 @@ from typing import get_args
 
 from graft.data.lake_schema import RunDocument
 from graft.schemas.datasets import Row, Run, SplitName
+from graft.schemas.display import plain
 from graft.schemas.documents import sources_of
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.sections import RIGHT, Column, Section, Table
+from graft.schemas.tasks.base import Task, Words
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$@:.=-])")
 DOCUMENTS = 20
@@ -52,6 +54,7 @@ def render_card(
         _made(run, recipe, rows, seeds),
         *([_documents(documents, rows)] if documents else []),
         _counts(rows),
+        *_example(recipe.task, rows),
         _funnel(reasons),
         *([section_markdown(method)] if method else []),
         *([section_markdown(verdict)] if verdict else []),
@@ -63,12 +66,13 @@ def render_card(
 
 
 def render_import(
-    name: str, *, source: str, sha256: str, licence: str, kind: str, mapped: Mapping[str, str], rows: Sequence[Row],
+    name: str, *, source: str, sha256: str, licence: str, task: Task, mapped: Mapping[str, str], rows: Sequence[Row],
     notices: Sequence[str],
 ) -> str:  # fmt: skip
     """The card of an imported version: its content, source, licence and column mapping."""
     facts = [
-        f"- {len(rows):,} rows for {kind} over {len({row.label for row in rows}):,} labels; Graft made none of them",
+        f"- {len(rows):,} rows for {task.kind} over {len({row.label for row in rows}):,} labels; "
+        "Graft made none of them",
         f"- from: {inert(source)}",
         f"- sha256: {sha256 or 'unknown: the source is an address'}",
         f"- licence: {inert(licence) or 'not stated'}",
@@ -77,7 +81,7 @@ def render_import(
     restricted = sum(row.restricted for row in rows)
     if restricted:
         facts.append(f"- {restricted:,} rows are restricted: exports leave them out without --restricted")
-    parts = [f"# {inert(name)}", "## Source\n\n" + "\n".join(facts), _counts(rows)]
+    parts = [f"# {inert(name)}", "## Source\n\n" + "\n".join(facts), _counts(rows), *_example(task, rows)]
     if notices:
         parts.append("## Notes\n\n" + "\n".join(f"- {inert(notice)}" for notice in notices))
     limits = "Graft does not know who wrote the texts or how they were labelled: consult their source."
@@ -130,6 +134,17 @@ def _counts(rows: Sequence[Row]) -> str:
     totals = [sum(n for (_, of), n in count.items() if of == split) for split in SPLIT_ORDER]
     body.append(["**all**", *(f"{n:,}" for n in totals), f"{len(rows):,}"])
     return "## Rows\n\n" + _table(["label", *SPLIT_ORDER, "all"], body)
+
+
+def _example(task: Task, rows: Sequence[Row]) -> list[str]:
+    """The first open row as its task shows it, if the rows are more than texts with a label."""
+    row = next((one for one in sorted(rows, key=lambda one: one.id) if not one.restricted), None)
+    if row is None or not (task.checked or row.data):
+        return []
+    view = task.view(Words(row.text, row.response, row.label, row.data))
+    lines = [inert(plain((one,)), 600) for one in view]
+    quote = "\n".join(f"> {line}  " for line in lines)
+    return [f"## A row\n\nRow {inert(row.id)}, {inert(row.label)}:\n\n{quote}"]
 
 
 def _funnel(reasons: Sequence[tuple[str, str, int]]) -> str:

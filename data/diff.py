@@ -10,10 +10,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
+import orjson
+
 from graft.data.quality.words import words_sql
+from graft.data.seen import task_of
 from graft.schemas.base import Value
+from graft.schemas.display import plain
 from graft.schemas.sections import HIDDEN
 from graft.schemas.shown import Shown
+from graft.schemas.tasks.base import Task, Words
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
@@ -83,6 +88,9 @@ class Example(Value):
     split_after: str | None
     gate: str = ""
     rule: str = ""
+    view_before: str | None = None
+    """The whole row as its task shows it, if it has further columns."""
+    view_after: str | None = None
 
 
 class Diff(Shown, Value):
@@ -145,7 +153,7 @@ def diff(
             labels=_shares(a.labels, b.labels),
             splits=_shares(a.splits, b.splits),
             measures=(*_measures(lake, names, sampled),),
-            examples=tuple(_examples(lake, names, examples, restricted)),
+            examples=tuple(_examples(lake, names, (task_of(lake, a), task_of(lake, b)), examples, restricted)),
         )
 
 
@@ -161,7 +169,7 @@ PAIRED = """
     every AS (SELECT a, b FROM same UNION ALL SELECT a, b FROM matched)
     SELECT every.a, every.b, x.label AS la, y.label AS lb, x.split AS sa, y.split AS sb, x.id AS ida, y.id AS idb,
         every.a IS NOT NULL AND every.b IS NOT NULL
-            AND (x.text <> y.text OR x.response IS DISTINCT FROM y.response) AS edited
+            AND (x.text <> y.text OR x.response IS DISTINCT FROM y.response OR x.data IS DISTINCT FROM y.data) AS edited
     FROM every LEFT JOIN {a} x ON every.a = x.ordinal LEFT JOIN {b} y ON every.b = y.ordinal"""
 
 RULES = """
@@ -210,7 +218,8 @@ REVIEWS = """
 EXAMPLES = """
     WITH chosen AS (SELECT * FROM {pairs} WHERE {condition} ORDER BY coalesce(ida, idb) LIMIT {limit})
     SELECT coalesce(ida, idb) AS id, coalesce(x.restricted, false) OR coalesce(y.restricted, false) AS restricted,
-        x.text AS text_before, y.text AS text_after, la AS label_before, lb AS label_after,
+        x.text AS text_before, y.text AS text_after, x.response AS response_before, y.response AS response_after,
+        x.data AS data_before, y.data AS data_after, la AS label_before, lb AS label_after,
         sa AS split_before, sb AS split_after, coalesce(gate, '') AS gate, coalesce(rule, '') AS rule
     FROM chosen LEFT JOIN {a} x ON chosen.a = x.ordinal LEFT JOIN {b} y ON chosen.b = y.ordinal
     LEFT JOIN {rules} ON row_id = ida AND chosen.b IS NULL ORDER BY 1"""
@@ -273,9 +282,16 @@ def _measures(lake: Lake, names: Mapping[str, str], sampled: int) -> Iterator[Me
                 yield Measure(group=group, name=name, a=x, b=y, change=change)
 
 
-def _examples(lake: Lake, names: Mapping[str, str], limit: int, restricted: bool) -> Iterator[Example]:
+def _examples(
+    lake: Lake, names: Mapping[str, str], tasks: tuple[Task, Task], limit: int, restricted: bool
+) -> Iterator[Example]:
     for kind in KINDS:
         for row in _all(lake, EXAMPLES, names, condition=MATCHES[kind], limit=max(0, limit)):
             hidden = row["restricted"] and not restricted
+            for side, task in zip(("before", "after"), tasks, strict=True):
+                response, data = row.pop(f"response_{side}"), row.pop(f"data_{side}")
+                if data not in (None, "{}") and not hidden:
+                    whole = Words(row[f"text_{side}"], response, data=orjson.loads(data))
+                    row[f"view_{side}"] = plain(task.view(whole))
             words = {name: HIDDEN for name in ("text_before", "text_after") if hidden and row[name] is not None}
             yield Example.model_validate({"kind": kind, **row, **words})

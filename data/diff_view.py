@@ -80,10 +80,10 @@ def _examples(diff: Diff) -> Table:
             "kind": one.kind, "id": one.id, "link": f"/rows/{quote(one.id, safe='')}",
             "label": _arrow(one.label_before, one.label_after), "split": _arrow(one.split_before, one.split_after),
             "why": f"{one.gate}: {one.rule}" if one.gate else None,
-            "before": _cut(one.text_before), "after": "as before" if one.text_after == one.text_before
-            else _cut(one.text_after),
+            "before": _cut(before), "after": "as before" if after == before else _cut(after),
         }
         for one in diff.examples
+        for before, after in [(one.view_before or one.text_before, one.view_after or one.text_after)]
     ]  # fmt: skip
     why = (Column("why", "rule"),) if any(row["why"] for row in rows) else ()
     columns = (

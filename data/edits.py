@@ -8,19 +8,24 @@ becomes a row.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any
+
+from pydantic import JsonValue
 
 from graft.data.arrow import from_rows, to_table
+from graft.data.decided import NEWS, Conflict, Decided, breach, conflicts_of, decided_row, without
 from graft.data.duck import execute, rows_of
-from graft.data.rescue import Rejected, recalled, rejected, rejected_like, take_in
+from graft.data.rescue import Rejected, recalled, rejected, take_in
+from graft.data.seen import labels_of, seen, task_of
 from graft.data.versions import Held, derive, held_by
 from graft.schemas.base import Value, stable_hash, utc_now
 from graft.schemas.datasets import Edit, EditAction, Row
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.rows import GateResult
-from graft.schemas.tasks.base import Task
+from graft.schemas.sections import HIDDEN
+from graft.schemas.tasks.base import Task, Words
 
 if TYPE_CHECKING:
     import duckdb
@@ -28,26 +33,11 @@ if TYPE_CHECKING:
     from graft.data.lake import Lake
     from graft.schemas.datasets import DatasetVersion
 
-Like = TypeVar("Like", Row, Rejected)
-
 GATE = "person"
-LEAST_PREFIX = 6
 DECISIONS: tuple[EditAction, ...] = ("accept", "reject", "relabel", "edit")
 """Actions that decide on a row."""
-WORDS = ("base_text", "text", "response", "note")
+WORDS = ("base_text", "text", "response", "note", "data", "base_data")
 """Fields of an edit that may quote its row."""
-
-
-class Conflict(Value):
-    """An edit whose row differs in the version from the row that the person saw.
-
-    Also a rescued row whose text the row `repeats` already has: it stays out, even with `force`.
-    """
-
-    edit: Edit
-    field: Literal["text", "label"]
-    restricted: bool
-    repeats: str = ""
 
 
 class Rebased(Value):
@@ -70,14 +60,10 @@ class Rebased(Value):
         return bool(self.relabelled or self.edited or self.rejected or self.rescued)
 
 
-class Decided(Value):
-    """The combined edits of a row: the newest accept or reject, the newest text, response and label."""
-
-    accept: Edit | None = None
-    reject: Edit | None = None
-    text: Edit | None = None
-    response: Edit | None = None
-    label: Edit | None = None
+def without_words(edit: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an edit, as plain values, that may quote its row, with their words hidden."""
+    given = {name: value for name in WORDS if (value := edit.get(name))}
+    return {name: dict.fromkeys(value, HIDDEN) if isinstance(value, dict) else HIDDEN for name, value in given.items()}
 
 
 def edits(lake: Lake, dataset: str) -> list[Edit]:
@@ -101,32 +87,24 @@ def record(lake: Lake, made: Sequence[Edit]) -> int:
 
 
 def decide(
-    lake: Lake,
-    found: DatasetVersion,
-    row_id: str,
-    action: EditAction,
-    *,
-    text: str | None = None,
-    response: str | None = None,
-    label: str | None = None,
-    note: str = "",
-    by: str,
-    queue: str = "",
-    blind: bool = False,
-    seconds: float | None = None,
-) -> Edit:
+    lake: Lake, found: DatasetVersion, row_id: str, action: EditAction, *, text: str | None = None,
+    response: str | None = None, label: str | None = None, data: Mapping[str, JsonValue] | None = None, note: str = "",
+    by: str, queue: str = "", blind: bool = False, seconds: float | None = None,
+) -> Edit:  # fmt: skip
     """Create an edit of a row of this version, without recording it.
 
     `row_id` may be a unique prefix. If the version has no such row, the id is looked up among the rejected candidates
     of its runs; accepting a candidate (with a label or a text, if it lacks one) rescues it. `queue` is the rule that
-    offered the row, `seconds` the time that the person took.
+    offered the row, `seconds` the time that the person took. `data` are the columns to change; where
+    the text changes, columns follow it, such as spans, which are looked up in the new text.
 
     Raises:
         NotFound: There is no such row, or the task has no such label.
-        GraftError: The edit has no content, or the action does not apply to the row.
+        GraftError: The edit has no content, the action does not apply to the row, or the row would break its task.
     """
     row = seen(lake, found, row_id)
-    given = {"relabel": label, "edit": text if text is not None else response, "note": note or None}
+    content = next((one for one in (text, response, data) if one is not None), None)
+    given = {"relabel": label, "edit": content, "note": note or None}
     if (action in given and given[action] is None) or (text is not None and not text.strip()):
         fix = "--label X, --text Y, --reject, --accept or --note"
         raise GraftError("this edit has no content", where=row.id, fix=fix)
@@ -137,13 +115,33 @@ def decide(
         raise NotFound(f"no label {label!r}", where=found.ref, fix=f"one of: {', '.join(labels[:40])}")
     if isinstance(row, Rejected) and action == "accept":
         _check_whole(row, text, label)
-    at = utc_now()
+        data = data or {}
+    columns = _columns(task_of(lake, found), row, text, response, label, data)
+    changed = columns != row.data
+    at, more = utc_now(), [columns] if changed else []
     return Edit(
-        id="e_" + stable_hash(found.dataset, found.version, row.id, action, text, response, label, note, by, str(at)),
+        id="e_" + stable_hash(found.dataset, found.version, row.id, action, text, response, label, note, by, str(at),
+                              *more),
+        data=columns if changed else None, base_data=row.data if changed else None,
         dataset=found.dataset, version=found.version, row_id=row.id, action=action, base_text=row.text,
         base_label=row.label, text=text, response=response, label=label, note=note, by=by, at=at, queue=queue,
         blind=blind, seconds=seconds,
     )  # fmt: skip
+
+
+def _columns(
+    task: Task, row: Row | Rejected, text: str | None, response: str | None, label: str | None,
+    data: Mapping[str, JsonValue] | None,
+) -> dict[str, Any]:  # fmt: skip
+    """The row's columns after the change. Raises GraftError if the changed row breaks its task."""
+    if text is None and response is None and data is None:
+        return row.data
+    answer, columns = row.response if response is None else response, {**row.data, **(data or {})}
+    new = Words(row.text if text is None else text, answer, label or row.label, columns)
+    columns = task.settle(new, before=row.text if data is None else None)
+    if faults := task.faults(replace(new, data=columns)):
+        raise GraftError(faults[0].detail, where=row.id, fix=f"correct it: an {task.kind} row must be whole")
+    return columns
 
 
 def _check_whole(row: Rejected, text: str | None, label: str | None) -> None:
@@ -184,51 +182,6 @@ def undo(lake: Lake, edit_id: str, *, by: str, force: bool = False) -> Edit:
     return lake.write(work)
 
 
-def seen(lake: Lake, found: DatasetVersion, row_id: str) -> Row | Rejected:
-    """Return the row of a version with that id, else the rejected candidate of its runs. Raises NotFound."""
-    name = row_id.strip()
-    if _rows_like(lake, found, name):
-        return row_of(lake, found, name)
-    some = rejected_like(lake, found, name, 3) if len(name) >= LEAST_PREFIX else []
-    return _meant(found, name, some) if some else row_of(lake, found, name)
-
-
-def row_of(lake: Lake, found: DatasetVersion, row_id: str) -> Row:
-    """Return the row of a version by its id, or by a unique prefix of 6 characters or more. Raises NotFound."""
-    name = row_id.strip()
-    rows = _rows_like(lake, found, name)
-    if not rows:
-        raise NotFound(f"{found.ref} has no row {name!r}", where=found.ref, fix=f"graft show {found.ref}")
-    return _meant(found, name, rows)
-
-
-def _rows_like(lake: Lake, found: DatasetVersion, name: str) -> list[Row]:
-    columns = ", ".join(f'"{column}"' for column in Row.model_fields)
-    query = f"""
-        SELECT {columns} FROM lake.version_rows WHERE dataset = ? AND version = ? AND (id = ? OR starts_with(id, ?))
-        ORDER BY id <> ?, id LIMIT 3"""
-    return from_rows(Row, lake.query(query, [found.dataset, found.version, name, name, name]))
-
-
-def _meant(found: DatasetVersion, name: str, rows: Sequence[Like]) -> Like:
-    """The row with that id, or the only row if the prefix is long enough. Raises NotFound."""
-    if rows[0].id == name or (len(rows) == 1 and len(name) >= LEAST_PREFIX):
-        return rows[0]
-    fix = f"give more of its id (6 characters or more), such as: {', '.join(row.id for row in rows)}"
-    raise NotFound(f"{name!r} is not a complete id", where=found.ref, fix=fix)
-
-
-def task_of(lake: Lake, found: DatasetVersion) -> Task:
-    """Return the task of the run that made this version."""
-    run = lake.run(found.run_id)
-    return run.task if run else Task()
-
-
-def labels_of(lake: Lake, found: DatasetVersion) -> list[str]:
-    """Return the allowed labels of a row of this version: those of the recipe's task and those in the version."""
-    return list(dict.fromkeys([*task_of(lake, found).names, *found.labels]))
-
-
 def in_force(some: Iterable[Edit]) -> list[Edit]:
     """Return the edits in force, in order: neither undone nor an undo."""
     given = list(some)
@@ -242,8 +195,7 @@ def fold(some: Iterable[Edit]) -> dict[str, Decided]:
     for edit in in_force(some):
         if edit.action == "skip":
             continue
-        fields = ("text", "response", "label")
-        news: dict[str, Edit | None] = {name: edit for name in fields if getattr(edit, name) is not None}
+        news: dict[str, Edit | None] = {name: edit for name in NEWS if getattr(edit, name) is not None}
         if edit.action in ("accept", "reject"):
             news |= {name: edit if edit.action == name else None for name in ("accept", "reject")}
         folded[edit.row_id] = folded.get(edit.row_id, Decided()).model_copy(update=news)
@@ -264,16 +216,19 @@ def rebase(lake: Lake, found: DatasetVersion, *, force: bool = False, dry_run: b
     conflicts: list[Conflict] = []
     for row, run_id, candidate in held:
         wanted = folded.get(row.id, Decided()).model_copy(update={"accept": None})
-        against = [] if force else list(_conflicts(row, wanted, by_row.get(row.id, [])))
+        against = [] if force else list(conflicts_of(row, wanted, by_row.get(row.id, []), task))
+        fine = without(wanted, {conflict.edit.id for conflict in against}) if against else wanted
+        if fault := breach(row, fine, task):
+            against.append(fault)
+            fine = without(fine, {edit.id for _, edit in fine if edit is not None and edit.action != "reject"})
         conflicts += against
-        fine = _without(wanted, {conflict.edit.id for conflict in against}) if against else wanted
         if fine.reject is not None:
             report["rejected"].append(row.id)
             drops.append(GateResult(gate=GATE, rule="reject", passed=False, detail=_reason(fine.reject)))
             continue
-        changed = _changed(row, fine, task)
-        _tell(report, row, changed)
-        kept.append((changed, run_id, candidate))
+        after = decided_row(row, fine, task)
+        _tell(report, row, after)
+        kept.append((after, run_id, candidate))
     outside = {name: folded[name] for name in folded.keys() - {row.id for row, *_ in held}}
     rescue = _rescue(lake, found, kept, outside, {} if force else by_row, task)
     plan = Rebased(
@@ -309,11 +264,13 @@ def _rescue(
     conflicts: list[Conflict] = []
     for one in sorted(accepted, key=lambda one: one.id):
         row, wanted = one.as_row(), outside[one.id]
-        against = list(_conflicts(row, wanted, by_row[one.id])) if one.id in by_row else []
+        against = list(conflicts_of(row, wanted, by_row[one.id], task)) if one.id in by_row else []
+        after = decided_row(row, wanted, task)
+        if not against and (fault := breach(row, wanted, task)):
+            against.append(fault)
         conflicts += against
-        changed = _changed(row, wanted, task)
-        if not against and one.id not in gone and changed.text.strip() and changed.label:
-            fine.append((one, changed))
+        if not against and one.id not in gone and after.text.strip() and after.label:
+            fine.append((one, after))
     taken = take_in(kept, fine)
     conflicts += [
         Conflict(edit=edit, field="text", restricted=row.restricted, repeats=taken.repeats[row.id])
@@ -348,41 +305,10 @@ def _by_row(made: Iterable[Edit]) -> dict[str, list[Edit]]:
     return found
 
 
-def _conflicts(row: Row, wanted: Decided, of_row: Sequence[Edit]) -> Iterable[Conflict]:
-    """Yield each edit in force whose row is neither as the person saw it nor as other edits made it."""
-    for edit in {edit.id: edit for _, edit in wanted if edit is not None}.values():
-        for field in ("text", "label"):
-            if getattr(row, field) not in _known(edit, of_row, field):
-                yield Conflict(edit=edit, field=field, restricted=row.restricted)
-                break
-
-
-def _known(edit: Edit, of_row: Sequence[Edit], field: Literal["text", "label"]) -> set[str]:
-    """Values without conflict: those that the person saw, their predecessors, and all that people wrote."""
-    known = {getattr(edit, f"base_{field}")}
-    for earlier in reversed(of_row):  # newest first, so that one pass goes all the way back
-        if getattr(earlier, field) in known:
-            known.add(getattr(earlier, f"base_{field}"))
-    return known | {words for one in of_row if (words := getattr(one, field)) is not None}
-
-
-def _without(wanted: Decided, ids: set[str]) -> Decided:
-    fields: dict[str, Edit | None] = {name: getattr(wanted, name) for name in Decided.model_fields}
-    return Decided(**{name: None if edit is None or edit.id in ids else edit for name, edit in fields.items()})
-
-
-def _changed(row: Row, wanted: Decided, task: Task) -> Row:
-    """The row after the decisions, in its split. A row that gets a label restricted by its task is restricted."""
-    news = {name: getattr(edit, name) for name in ("text", "response", "label") if (edit := getattr(wanted, name))}
-    if "label" in news and task.restricts(news["label"]):
-        news["restricted"] = True
-    return row.model_copy(update=news)
-
-
 def _tell(report: dict[str, list[str]], row: Row, changed: Row) -> None:
     if changed.label != row.label:
         report["relabelled"].append(row.id)
-    if (changed.text, changed.response) != (row.text, row.response):
+    if (changed.text, changed.response, changed.data) != (row.text, row.response, row.data):
         report["edited"].append(row.id)
 
 

@@ -13,12 +13,13 @@ from graft.data.lake_schema import VersionRowRecord
 from graft.data.withdrawn import PROMPT_VERSION, Selector, direct, recalls, touched
 from graft.schemas.calls import Call
 from graft.schemas.datasets import Edit, Run
+from graft.schemas.display import as_data
 from graft.schemas.errors import NotFound
 from graft.schemas.kinds import METHODS
 from graft.schemas.rows import Candidate, Review
 from graft.schemas.sections import HIDDEN
 from graft.schemas.students import Student
-from graft.schemas.tasks.base import Task
+from graft.schemas.tasks.base import Task, Words
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
@@ -38,12 +39,12 @@ OWN_ROWS = "(the recipe itself)"
 def explain(lake: Lake, row_id: str, *, restricted: bool = False) -> dict[str, Any]:
     """A row's whole history as plain values. A unique beginning of an id (6 characters or more) is enough.
 
-    Of a candidate in several runs the newest counts. Keys: id, source, text, response, label, data, restricted,
-    run, origin (where its words come from), slot, meant (name and text of its method's requests beyond the label),
-    columns (name and text of what it was made of, beside those), exemplars, models, probability (the judges' mean
-    for its label, None without probabilities), reviews (with `probability`), gates (with `neighbour_text`),
-    decision, calls (with `parameters` and `prompt_version`), price_usd (None: unknown), published (the newest
-    version's fields, if they differ), edits, recalls, drops (derived versions that left it out), versions,
+    Of a candidate in several runs the newest counts. Keys: id, source, text, response, label, data, view (as it is
+    shown), restricted, run, origin (where its words come from), slot, meant (name and text of its method's requests
+    beyond the label), columns (name and text of what it was made of, beside those), exemplars, models, probability (the
+    judges' mean for its label, None without probabilities), reviews (with `probability`), gates (with
+    `neighbour_text`), decision, calls (with `parameters` and `prompt_version`), price_usd (None: unknown), published
+    (the newest version's fields, if they differ), edits, recalls, drops (derived versions that left it out), versions,
     students, shown_to (rows that had it as exemplar), passages (those of documents that it rests on, each with
     document, file, start, end, hash, licence and text). A seed and an imported row have no slot, reviews, gates,
     decision or calls. Raises NotFound.
@@ -75,6 +76,8 @@ def explain(lake: Lake, row_id: str, *, restricted: bool = False) -> dict[str, A
     ]
     if history["restricted"] and not restricted:
         history = _without_words(history)
+    for one in (history, *([history["published"]] if history["published"] else [])):
+        one["view"] = as_data(task.view(Words.of(one)))
     places = [{"dataset": v["dataset"], "version": v["version"], "split": v["split"]} for v in held]
     return {**history, "versions": places, "students": _students(lake, places), "shown_to": shown_to(lake, name)}
 
@@ -225,7 +228,9 @@ def _without_words(history: dict[str, Any]) -> dict[str, Any]:
         "calls": [_hidden(call, "request", "reply") for call in history["calls"]],
         "passages": [_hidden(one, "text") for one in history["passages"]],
         "published": _hidden(history["published"], *TEXT_FIELDS, "data") if history["published"] else None,
-        "edits": [_hidden(edit, "base_text", "text", "response", "note") for edit in history["edits"]],
+        "edits": [
+            _hidden(edit, "base_text", "text", "response", "note", "data", "base_data") for edit in history["edits"]
+        ],
         "drops": [_hidden(drop, "detail") for drop in history["drops"]],
     }
 

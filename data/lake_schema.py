@@ -215,6 +215,7 @@ ADDED: dict[int, dict[str, dict[str, str]]] = {
     8: {
         "candidates": {"data": "VARCHAR DEFAULT '{}'"},
         "version_rows": {"data": "VARCHAR DEFAULT '{}'"},
+        "edits": {"data": "VARCHAR", "base_data": "VARCHAR"},
     },
 }  # fmt: skip
 """Columns added by each schema version: table to column to SQL type. Missing tables (version 1 has no edits) are

@@ -58,7 +58,12 @@ def load_seeds(recipe: Recipe, folder: Path) -> list[Seed]:
         reader.take(None, record, ("text", "label", "response"), f"seeds.rows.{index}.")
     if not reader.problems:
         reader.file = str(folder / settings.path) if settings.path else "recipe"
-        for found in METHODS.get(recipe.method.kind).check(recipe, reader.seeds()):
+        method = METHODS.get(recipe.method.kind)
+        if recipe.task.needed and not method.fills:
+            kind, needed = recipe.method.kind, " and ".join(recipe.task.needed)
+            what = f"{kind} writes texts and labels; rows for {recipe.task.kind} need {needed} too"
+            reader.problem(None, "method.kind", what, "use the method pipeline, or graft import rows that have them")
+        for found in method.check(recipe, reader.seeds()):
             reader.problem(None, ".".join(map(str, found.path)), found.what, found.fix)
     reader.finish("seeds")
     return reader.seeds()

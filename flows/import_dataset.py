@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from graft.data.card import render_import
 from graft.data.intake import columns, sources
-from graft.data.intake.collect import MAX_CHARS, Checks, Collected, collect
+from graft.data.intake.collect import MAX_CHARS, NO_LABEL, Checks, Collected, collect
 from graft.data.intake.parts import Source, invalid
 from graft.data.lake import Lake
 from graft.data.versions import publish
@@ -110,12 +110,14 @@ def plan(source: str, ask: Ask, rows: int = 3) -> ImportPlan:
     """Detect how to read the source, with a few of its rows. Raises InputInvalid if that is ambiguous."""
     found = sources.find(source, ask.options)
     records = columns.sample(found)
-    mapped = columns.guess(found, records, columns.parse_map(ask.map))
+    named: type[Task] = TASKS.get(ask.task) if ask.task else Task
+    mapped = columns.guess(found, records, columns.parse_map(ask.map, named.columns), named)
     given = {"label": mapped.label, "response": mapped.response or mapped.chat}
-    task: type[Task] = TASKS.get(ask.task) if ask.task else task_for([name for name, column in given.items() if column])
-    needed = task.needed_column
-    if not given[needed]:
-        raise invalid(found.name, f"rows for {task.named()} need a {needed}", f"--map {needed}=COLUMN", needed)
+    task = named if ask.task else task_for([name for name, column in given.items() if column])
+    for needed in (*([task.needed_column] if task.needed_column else ()), *task.needed):
+        if not {**given, **mapped.data}.get(needed):
+            what = f"rows for {task.named()} need {'a ' if needed in given else ''}{needed}"
+            raise invalid(found.name, what, f"--map {needed}=COLUMN", needed)
     have = dict.fromkeys(str(name) for record in records for name in record)
     used = {*mapped.columns, mapped.id}
     unread = tuple(name for name in have if name not in used)
@@ -130,7 +132,7 @@ def plan(source: str, ask: Ask, rows: int = 3) -> ImportPlan:
 
 def _shown(record: Mapping[str, Any], mapped: columns.Mapped, restricted: bool) -> dict[str, Any]:
     """A row of the preview; restricted text is hidden."""
-    hidden = {*mapped.text, mapped.response, mapped.chat} if restricted else set()
+    hidden = {*mapped.text, mapped.response, mapped.chat, *mapped.data.values()} if restricted else set()
     return {
         name: "(restricted)" if name in hidden else str(record.get(name, ""))[:200] for name in mapped.columns
     }  # fmt: skip
@@ -154,7 +156,8 @@ def bring_in(
     chosen = planned or plan(source, ask)
     say(f"reading {chosen.source.name}")
     answers = chosen.task.needed_column == "response"
-    checks = Checks(answers, ask.max_chars, chosen.task.sides or None, ask.restricted, ask.splits, ask.seed)
+    own = chosen.task.unchecked([NO_LABEL], ask.language) if chosen.task.checked else None
+    checks = Checks(answers, ask.max_chars, chosen.task.sides or None, ask.restricted, ask.splits, ask.seed, own)
     with _without_gc():
         made = collect(chosen.source, chosen.mapped, checks, skip_bad=ask.skip_bad)
     notices = (*chosen.notices, *made.notices)
@@ -203,7 +206,7 @@ def _publish(
 
     def text(rows: Sequence[Row]) -> str:
         return render_import(
-            name, source=chosen.source.name, sha256=digest, licence=licence, kind=chosen.task.named(),
+            name, source=chosen.source.name, sha256=digest, licence=licence, task=recipe.task,
             mapped=chosen.mapped.by_role(), rows=rows, notices=[*notices, *_left_out(made, len(rows))],
         )  # fmt: skip
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from graft.data.export.formats.base import formats_for
 from graft.data.lake import Lake
 from graft.data.versions import version
 from graft.flows import artifacts, teacher
 from graft.flows.engine import Flow, finished
-from graft.schemas.errors import NotFound
+from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.home import Home
 from graft.schemas.kinds import STUDENTS
 from graft.schemas.recipe import Recipe
@@ -59,6 +60,12 @@ def train_version(
 
 
 def kind_of(recipe: Recipe) -> StudentKind:
-    """The kind of student that a recipe's rows train."""
+    """The kind of student that a recipe's rows train. Raises GraftError if none learns such rows yet."""
+    task = recipe.task
+    if not task.student:
+        formats = " or ".join(formats_for(task))
+        what = f"no kind of student learns {task.kind} yet"
+        fix = f"export the version for another trainer: graft export {recipe.name} --format {formats}"
+        raise GraftError(what, where=recipe.name, fix=fix)
     kind: StudentKind = STUDENTS.get(recipe.task.student)
     return kind

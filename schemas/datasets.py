@@ -149,6 +149,8 @@ class Edit(Value):
     text: str | None = Field(default=None, description="the new text; None: unchanged")
     response: str | None = None
     label: str | None = Field(default=None, description="the new label; None: unchanged")
+    data: Data | None = Field(default=None, description="all further columns, with the new values; None: unchanged")
+    base_data: Data | None = Field(default=None, description="the columns that the person saw, if `data` is set")
     note: str = ""
     by: str
     at: datetime

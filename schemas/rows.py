@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, JsonValue
 
@@ -132,6 +132,29 @@ class Proposal:
     def __post_init__(self) -> None:
         text = (self.text,) if self.text else ()
         object.__setattr__(self, "parts", (*text, self.response) if self.response else text)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Its parts and the texts within its further columns."""
+        return (*self.parts, *words_in(self.data)) if self.data else self.parts
+
+
+NAMES = frozenset(("type", "role", "id", "name", "tool_call_id", "source"))
+"""Keys of further columns whose values are names, not words of a row."""
+
+
+def words_in(data: Mapping[str, JsonValue]) -> list[str]:
+    """The texts within a row's further columns, at any depth."""
+    found, left = list[str](), list[Any](reversed([one for name, one in data.items() if name not in NAMES]))
+    while left:
+        one = left.pop()
+        if isinstance(one, str):
+            found.append(one)
+        elif isinstance(one, Mapping):
+            left += reversed([inner for name, inner in one.items() if name not in NAMES])
+        elif isinstance(one, list):
+            left += reversed(one)
+    return found
 
 
 class GateResult(Value):

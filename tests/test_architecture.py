@@ -25,9 +25,9 @@ BELOW = {
 """Each room with those that it may import. The modules of `graft/` itself are above all rooms."""
 MOST_LINES = 400
 WORDS = frozenset((
-    "ask", "check", "classifier", "csv", "damage", "draw", "explode", "expr", "format", "guard", "instruct",
-    "instruction", "jsonl", "label", "language", "length", "messages", "parquet", "refusal", "retrieve", "review",
-    "schema", "vote",
+    "ask", "check", "classifier", "conversation", "csv", "damage", "draw", "explode", "expr", "format", "guard",
+    "instruct", "instruction", "jsonl", "label", "language", "length", "messages", "pairs", "parquet", "refusal",
+    "retrieve", "review", "schema", "vote",
 ))  # fmt: skip
 """Kinds whose names also mean something else, such as a column, a file type or a role: they count where a `kind` is
 compared with them, or a kind is looked up by them."""

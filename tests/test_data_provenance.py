@@ -140,6 +140,7 @@ def test_explain_is_whole(lake: Lake) -> None:
         "response": None,
         "label": "refund",
         "data": {},
+        "view": [{"pieces": [{"text": TEXTS[0], "mark": ""}], "title": "", "tone": "text"}],
     }
     assert [(e["by"], e["label"]) for e in history["edits"]] == [("ann", "refund")]
     generated = next(c for c in history["calls"] if c["purpose"] == "generate.text")

@@ -32,6 +32,7 @@ from graft.data.gates.personal import PersonalGate, PersonalSettings
 from graft.data.gates.shared.held_out import TestText
 from graft.data.gates.shared.near import NearIndex, jaccard
 from graft.data.gates.shared.spans import redacted
+from graft.data.intake.columns import ROLES, between
 from graft.schemas.calls import CallRequest, Reply
 from graft.schemas.errors import CallFailed, TextCut
 from graft.schemas.models import ModelSpec
@@ -61,6 +62,7 @@ def built() -> dict[str, list[re.Pattern[str]]]:
         "graft.data.gates.label_leak:_pattern": [
             *LabelLeakGate(recipe().model_copy(update={"task": task}), Needs())._patterns.values()
         ],
+        "graft.data.intake.columns:between": [between((*ROLES, "spans"))],
         "graft.data.gates.format:__init__": [re.compile("CJK|HIRAGANA|KATAKANA")],
     }
 

@@ -12,6 +12,7 @@ import pytest
 from scripted import Models
 
 from graft.agents.methods import Context, Drawn, Place, method_of
+from graft.data.gates import Admission
 from graft.data.seeds import load_seeds
 from graft.flows.plan import read_recipe
 from graft.schemas.calls import CallRequest
@@ -20,11 +21,15 @@ from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate
 
 SHELF = Path(__file__).parents[1] / "recipes"
+OTHERS = [Document.of(f"{n}.md", f"{n}.md", text).passage(0, len(text))
+          for n, text in enumerate(("Bees fly three kilometres.", "Handles of ash last twenty years."))]  # fmt: skip
 ALMANAC = (SHELF / "data" / "almanac.md").read_text(encoding="utf-8")
 
 
-def run(name: str, models: Models, *indexes: int, label: str = "", passage: str = "") -> list[Candidate]:
-    """Candidates of a shipped recipe, all of whose models are played by a script."""
+def run(
+    name: str, models: Models, *indexes: int, label: str = "", passage: str = "", gated: bool = False
+) -> list[Candidate]:
+    """Candidates of a shipped recipe, all of whose models are played by a script; `gated`: its gates see them."""
     file, loaded, _ = read_recipe(str(SHELF / f"{name}.yaml"))
     pool = [
         {"name": one.name, "provider": "openai", "model": "m", "base_url": "http://127.0.0.1:1/v1"}
@@ -39,7 +44,11 @@ def run(name: str, models: Models, *indexes: int, label: str = "", passage: str 
     )
 
     async def all_of_them() -> list[Candidate]:
-        context = Context(recipe=recipe, seeds=seeds, ask=models.ask, passages={one.id: one for one in passages})
+        gates: dict[str, Any] = {"screen": Admission(recipe).screen} if gated else {}
+        context = Context(
+            recipe=recipe, seeds=seeds, ask=models.ask, passages={one.id: one for one in passages},
+            retrieve=lambda query, k: [*passages, *OTHERS][:k], **gates,
+        )  # fmt: skip
         slots = [method.make_slot(Place("r", 0, 0, index, label), drawn) for index in indexes or (0,)]
         return [await method.run_slot(slot, context) for slot in slots]
 
@@ -144,7 +153,7 @@ def test_a_pair_says_the_same_in_other_words(second: str, relations: tuple[str, 
     cheap = code in ("rejected.rouge", "rejected.length_ratio", "rejected.same_numbers")
     assert asked == 0 if cheap else asked > 0, "what needs no model is checked first"
     if made.accepted:
-        assert made.response == second and made.text.endswith("Three men sold cheap fish at the stalls.")
+        assert made.data["other"] == second and made.text == "Three men sold cheap fish at the stalls."
 
 
 def test_the_best_of_several_long_thoughts_is_kept() -> None:
@@ -215,3 +224,102 @@ def test_lessons_are_written_for_mistakes_alone() -> None:
     assert models.count == {"ask.attempt": 12, "ask.lesson": 11}
     assert sorted(one.decision.code for one in made) == ["accepted.made"] * 11 + ["rejected.mistaken"]
     assert next(one for one in made if one.accepted).response == "Multiply first.\n\nA crate is a unit."
+
+
+def test_entities_are_verified_in_the_passage_and_found_wherever_they_occur() -> None:
+    """UniversalNER: no list of types; an entity that is not in the passage is dropped, and the row stays."""
+    passage = "Beans need warm soil. Sow beans when the soil has twelve degrees."
+    given = [{"text": "soil", "type": "Place"}, {"text": "twelve degrees", "type": "quantity"},
+             {"text": "tomatoes", "type": "plant"}, {"text": "warm", "type": "quality"}]  # fmt: skip
+    [made] = run("entities", Models(ask_found=json.dumps({"entities": given})), passage=passage, gated=True)
+    assert made.accepted, made.decision.reason
+    spans: Any = made.data["spans"]
+    assert [(passage[one["start"] : one["end"]], one["type"]) for one in spans] == [
+        ("warm", "quality"), ("soil", "place"), ("soil", "place"), ("twelve degrees", "quantity"),
+    ]  # fmt: skip
+    assert made.data["source"] and "left_out" in str(made.notes)
+    none = Models(ask_found=json.dumps({"entities": given[2:3]}))
+    assert run("entities", none, passage=passage)[0].decision.code == "rejected.some"
+
+
+def test_an_adverse_event_names_a_drug_of_its_sentence() -> None:
+    """ADE: drug and event are marked, both strings are in the sentence, an event of another drug is dropped."""
+
+    def sentence(request: CallRequest) -> str:
+        drug = re.search(r"takes (\w+)", user(request))[1]  # type: ignore[index]
+        return f"She took {drug} and had a rash, then nausea."
+
+    def found(request: CallRequest) -> str:
+        drug = re.search(r"took (\w+)", user(request))[1]  # type: ignore[index]
+        drugs = [{"text": drug, "type": "drug", "of": drug}]
+        events = [("a rash", drug), ("nausea", "aspirin"), ("fever", drug)]
+        return json.dumps({"entities": drugs + [{"text": a, "type": "adverse event", "of": b} for a, b in events]})
+
+    [made] = run("adverse_events", Models(ask_sentence=sentence, ask_found=found), gated=True)
+    assert made.accepted, made.decision.reason
+    spans: Any = made.data["spans"]
+    drug = made.text[spans[0]["start"] : spans[0]["end"]]
+    assert [one["type"] for one in spans] == ["drug", "adverse event"] and {one["of"] for one in spans} == {drug}
+    silent = Models(ask_sentence=sentence, ask_found=json.dumps({"entities": []}))
+    assert run("adverse_events", silent)[0].decision.code == "rejected.both"
+
+
+@pytest.mark.parametrize(
+    ("grades", "code"),
+    [
+        ([(2, 0), (1, 3), (3, 1)], "accepted.made"),
+        ([(1, 3), (2, 0)], "rejected.each_once"),
+        ([(1, 3), (2, 0), (2, 1)], "rejected.each_once"),
+        ([(1, 3), (2, 0), (5, 1)], "rejected.known"),
+        ([(1, 2), (2, 2), (3, 2)], "gate.one_grade"),
+    ],
+)
+def test_every_candidate_is_graded_once_and_not_all_alike(grades: list[tuple[int, int]], code: str) -> None:
+    """FIRST: candidates are retrieved, and graded in one reply."""
+    reply = {"grades": [{"passage": passage, "grade": grade} for passage, grade in grades]}
+    models = Models(ask_question="How far do bees fly?", ask_graded=json.dumps(reply))
+    [made] = run("reranking", models, passage="Beans go into warm soil.", gated=True)
+    assert made.decision.code == code, made.decision.reason
+    if made.accepted:
+        candidates: Any = made.data["candidates"]
+        assert candidates[1] == {"text": "Beans go into warm soil.", "grade": 3} and len(candidates) == 3
+        assert "Passage 3:" in user(models.of("ask.graded")[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "reason"),
+    [
+        ('{"city": "Bern", "day": "today"}', "accepted.made", ""),
+        ('{"city": "Bern", "day": "monday"}', "gate.call_arguments", "turn 2: weather: day: 'monday' is not one of"),
+        ('{"city": "Bern"}', "gate.call_arguments", "turn 2: weather: 'day' is a required property"),
+        ("the weather in Bern", "gate.call_arguments", "turn 2: the arguments of weather are not a JSON object"),
+    ],
+)
+def test_a_tool_call_fits_the_schema_of_its_tool(arguments: str, code: str, reason: str) -> None:
+    models = Models(
+        ask_question="Is it sunny in Bern today?", ask_call=json.dumps({"arguments": arguments}), ask_result="sunny",
+        ask_answer="It is sunny in Bern.",
+    )  # fmt: skip
+    made = next(
+        one for one in run("tool_calls", models, *range(8), gated=True) if "'weather'" in str(one.data["messages"])
+    )
+    assert made.decision.code == code and reason in made.decision.reason
+    messages: Any = made.data["messages"]
+    assert [one["role"] for one in messages] == ["user", "assistant", "tool", "assistant"]
+    if made.accepted:
+        assert messages[1]["tool_calls"] == [{"name": "weather", "arguments": {"city": "Bern", "day": "today"}}]
+        assert [one["name"] for one in made.data["tools"]] == ["weather", "convert"]  # type: ignore[union-attr,call-overload,index]
+
+
+def test_a_support_chat_takes_turns_and_a_panel_judges_the_whole() -> None:
+    def judge(request: CallRequest) -> str:
+        mark = 2 if "buy a new one" in user(request) else 9
+        return json.dumps({"helpful": mark, "natural": mark, "comment": ""})
+
+    for answer, code in (("It comes on Monday.", "accepted.agreed"), ("Just buy a new one.", "rejected.low_mean")):
+        models = Models(ask_opening="Where is it?", ask_back="Which order is it?", ask_told="The blue one.",
+                        ask_answer=answer, review_quality=judge)  # fmt: skip
+        [made] = run("support_chats", models, label="refund", gated=True)
+        assert made.decision.code == code, made.decision.reason
+        messages: Any = made.data["messages"]
+        assert [one["content"] for one in messages] == ["Where is it?", "Which order is it?", "The blue one.", answer]

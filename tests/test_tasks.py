@@ -49,7 +49,9 @@ def moods(folder: Path, url: str = "http://127.0.0.1:9/v1", **task: Any) -> Path
 
 def test_what_the_kinds_answer() -> None:
     """Graft's own tasks by their answers, so that a change of one is seen."""
-    assert TASKS.own == ("classification", "guard", "instruction")
+    assert TASKS.own == (
+        "classification", "conversation", "extraction", "guard", "instruction", "pairs", "qa", "ranking", "rewrite",
+    )  # fmt: skip
     guard = TASKS.get("guard")(policy="asks for a discount", with_response=True)
     assert guard.names == list(guard.sides) == ["harmful", "safe"]
     assert guard.clause("harmful") == "asks for a discount" and guard.needs_response and guard.has_restricted

@@ -206,6 +206,8 @@ class Method(Generic[S]):
     """True if the slots of a group share one text, such as several responses to one instruction."""
     keeps_one_of_group: bool = False
     """True if at most one row of a group is accepted."""
+    fills: bool = False
+    """True if its rows may have the further columns that a task needs, such as spans."""
     one_split: bool = False
     """True if the rows of a group lie in one split, although their texts differ."""
     least_score: str = ""

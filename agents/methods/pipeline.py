@@ -159,6 +159,7 @@ class Pipeline(Method[PipelineSettings]):
     prompts = ("review_columns",)
     needs_seeds = False
     one_split = True
+    fills = True
 
     def traits(self, recipe: Recipe) -> Traits:
         """Duplicates by cosine; candidates of one list share their fate."""
@@ -196,6 +197,10 @@ class Pipeline(Method[PipelineSettings]):
         if recipe.task.needs_response and self.settings(recipe).row.response is None:
             fix = "add response: an expression, such as answer.text"
             found.append(Finding(("method", "row"), f"rows of task {recipe.task.kind!r} have a response", fix))
+        early = self.settings(recipe).plan.early
+        for name in (name for name in recipe.task.needed if name not in early):
+            what = f"rows of task {recipe.task.kind!r} need the column {name}, known before any review"
+            found.append(Finding(("method", "row", "data"), what, f"add data: {{{name}: an expression}} under row"))
         return found
 
     def make_slot(self, place: Place, drawn: Drawn) -> Slot:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from graft.dashboard.figures import Rows, rows_of
 from graft.dashboard.figures.filters import SORTS, RowQuery
 from graft.data.duck import quoted
@@ -83,18 +85,18 @@ def columns(within: Within, wanted: RowQuery) -> dict[str, str]:
 
 
 def _fetch(lake: Lake, within: Within, wanted: RowQuery, places: list[Any]) -> Rows:
-    """The rows with these keys, in that order; restricted text is hidden."""
+    """The rows with these keys, in that order, with their further columns in `data`; restricted text is hidden."""
     if not places:
         return []
     selected = ", ".join(f"{held} AS {name}" for name, held in columns(within, wanted).items())
     if within.rejected:
         query = f"""
-            SELECT candidate_id AS place, {selected} FROM lake.candidates c
+            SELECT candidate_id AS place, {selected}, c.data FROM lake.candidates c
             WHERE run_id = ? AND candidate_id IN (SELECT unnest(?::VARCHAR[]))"""
         found = rows_of(lake, query, [within.run_id, places])
     else:
         query = f"""
-            SELECT v.ordinal AS place, {selected} FROM lake.version_rows v {JOINED if wanted.judged else ""}
+            SELECT v.ordinal AS place, {selected}, v.data FROM lake.version_rows v {JOINED if wanted.judged else ""}
             WHERE v.dataset = ? AND v.version = ? AND v.ordinal BETWEEN ? AND ?
             AND v.ordinal IN (SELECT unnest(?::BIGINT[]))"""
         found = rows_of(lake, query, [within.dataset, within.version, min(places), max(places), places])
@@ -104,8 +106,8 @@ def _fetch(lake: Lake, within: Within, wanted: RowQuery, places: list[Any]) -> R
 
 def _hidden(row: dict[str, Any]) -> dict[str, Any]:
     if not row["restricted"]:
-        return row
-    return {**row, **{name: HIDDEN for name in WORDS if row.get(name)}}
+        return {**row, "data": orjson.loads(row["data"])}
+    return {**row, **{name: HIDDEN for name in WORDS if row.get(name)}, "data": {}}
 
 
 def write_csv(lake: Lake, within: Within, wanted: RowQuery, path: Path) -> None:

@@ -19,6 +19,8 @@ from graft.schemas.errors import GraftError
 
 if TYPE_CHECKING:
     from graft.schemas.datasets import DatasetVersion, Edit, EditAction
+    from graft.schemas.display import View
+    from graft.schemas.forms import FormField
 
 RULES = {
     "disagreement": "reviewers disagreed most",
@@ -28,6 +30,8 @@ RULES = {
     "query": "rows that match a condition",
 }
 LONGEST_S = 3600.0
+OWN = "data."
+"""Begins the name of a form's field for one of the row's further columns."""
 
 
 def review(request: Request) -> Response:
@@ -38,7 +42,9 @@ def review(request: Request) -> Response:
 def _page(request: Request, query: Mapping[str, str], clash: Mapping[str, str] | None = None) -> Response:
     """The queue's page. `clash` is a decision not recorded yet, because another person decided first."""
     from graft.data.review import gates, item, progress, standing
+    from graft.data.seen import task_of
     from graft.flows.pause import waiting
+    from graft.schemas.tasks.base import Words
 
     context = context_of(request)
     refs = [found.ref for found in reversed(versions(context.lake))]
@@ -47,16 +53,20 @@ def _page(request: Request, query: Mapping[str, str], clash: Mapping[str, str] |
     found = version(context.lake, query.get("ref") or refs[0])
     ask = _ask(query, found, context.door.person(request))
     row_id, left = (query["row"], 0) if query.get("row") else context.queues.next(context.lake, found, ask)
-    one, others = None, list["Edit"]()
+    one, others, task = None, list["Edit"](), task_of(context.lake, found)
+    view: View = ()
+    fields: tuple[FormField, ...] = ()
     if row_id:
         one = item(context.lake, found, row_id, restricted=query.get("show") == "1", rule=ask.rule)
         others = standing(context.lake, found, row_id, restricted=query.get("show") == "1")
+        words = Words(one.text, one.response, one.label, one.data)
+        view, fields = task.view(words), task.form(words)
     return context.page(
         request, "review.html.jinja", "Review", found=found, refs=refs, ask=ask, rules=RULES, one=one, left=left,
         others=[] if ask.blind else others, mine=[edit for edit in others if edit.by == ask.by],
         labels=_labels(context, found), gates=gates(context.lake, found) if ask.rule == "gate" else (),
         progress=progress(context.lake, found), query=_query(ask), done=_done(context, query.get("done", "")),
-        clash=clash, seen=_seen(others, ask), token=secrets.token_hex(12),
+        clash=clash, view=view, fields=fields, seen=_seen(others, ask), token=secrets.token_hex(12),
         waiting=[run for run in waiting(context.home) if run.dataset == found.ref],
     )  # fmt: skip
 
@@ -76,11 +86,14 @@ def decide(request: Request, form: Form) -> Response:
         known = set(form.get("seen", "").split())
         fresh = [edit for edit in news if edit.by != ask.by and edit.id not in known]
         if fresh:
-            wanted = {"action": action, "note": form.get("note", ""), **_changes(action, form)}
+            shaped = {name: value for name, value in form.items() if name.startswith(OWN)} if action == "edit" else {}
+            wanted = {"action": action, "note": form.get("note", ""), **_changes(action, form), **shaped}
             return _page(request, form, clash={name: value for name, value in wanted.items() if value})
+    changes = _changes(action, form)
     edit = made_of(
         context.lake, found, row_id, action, by=ask.by, note=form.get("note", ""),
-        queue=_queue_name(ask), blind=ask.blind, seconds=_seconds(form.get("seconds", "")), **_changes(action, form),
+        queue=_queue_name(ask), blind=ask.blind, seconds=_seconds(form.get("seconds", "")),
+        data=_columns(context, found, row_id, action, form), **changes,
     )  # fmt: skip
     named = edit.model_copy(update={"id": "e_" + stable_hash(form.get("token", "") or edit.id, row_id, ask.by, action)})
     context.pen.write(lambda lake: record(lake, [named]))
@@ -156,6 +169,30 @@ def _changes(action: EditAction, form: Mapping[str, str]) -> dict[str, str | Non
     return changes
 
 
+def _columns(
+    context: PageContext, found: DatasetVersion, row_id: str, action: EditAction, form: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """The row's columns as an edited form has them; None if no field of them was changed."""
+    from graft.data.seen import seen, task_of
+    from graft.schemas.tasks.base import Words
+
+    given = {
+        name.removeprefix(OWN): value.replace("\r\n", "\n") for name, value in form.items() if name.startswith(OWN)
+    }
+    if action != "edit" or not given:
+        return None
+    task, row = task_of(context.lake, found), seen(context.lake, found, row_id)
+    words = Words(row.text, row.response, row.label, row.data)
+    before = {one.name: one.value.strip() for one in task.form(words)}
+    if all(before.get(name) == value.strip() for name, value in given.items()):
+        return None
+    try:
+        text = form.get("text", "").replace("\r\n", "\n") or row.text
+        return task.of_form(given, Words(text, row.response, row.label, row.data))
+    except ValueError as error:
+        raise GraftError(str(error), where=row.id, fix="go back and correct it") from None
+
+
 def _seconds(text: str) -> float | None:
     try:
         return min(max(float(text), 0.0), LONGEST_S)
@@ -168,7 +205,7 @@ def _seen(others: list[Edit], ask: Ask) -> str:
 
 
 def _labels(context: PageContext, found: DatasetVersion) -> list[str]:
-    from graft.data.edits import labels_of
+    from graft.data.seen import labels_of
 
     return labels_of(context.lake, found)
 

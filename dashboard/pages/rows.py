@@ -24,12 +24,16 @@ from graft.dashboard.tables import as_csv, attachment
 from graft.data.fence import SEARCH
 from graft.data.rescue import runs_of
 from graft.data.versions import version, versions
+from graft.schemas.display import cut
 from graft.schemas.errors import GraftError, MissingExtra, NotFound
+from graft.schemas.tasks.base import Task, Words
 
 if TYPE_CHECKING:
     from graft.schemas.datasets import DatasetVersion
 
 SIZE = 50
+SHOWN = 900
+"""Characters shown of a row."""
 NEAREST = 200
 """Number of nearest rows that a semantic search returns; other filters apply to these."""
 
@@ -70,6 +74,10 @@ def rows(request: Request) -> Response:
     listed = _listed(context, found, within, wanted, page, meaning, only)
     if form == "csv":
         return _page_as_csv(within, wanted, listed)
+    task = _task(context, found, within)
+    for row in listed.rows:
+        shaped = task.checked or row["data"]
+        row["view"] = cut(task.view(Words.of(row)), SHOWN) if shaped else ()
     kept = _kept(found, wanted, meaning, cluster if only else "")
     return context.page(
         request, "rows.html.jinja", f"Rows of {found.ref}" if found else f"Candidates of {within.run_id}",
@@ -78,6 +86,11 @@ def rows(request: Request) -> Response:
         filters=[(one, _choices(context, found, within, one)) for one in FILTERS if _offered(one, wanted)],
         chips=_chips(kept), link=_linker(kept), judged=wanted.judged,
     )  # fmt: skip
+
+
+def _task(context: PageContext, found: DatasetVersion | None, within: Within) -> Task:
+    run = context.lake.run(found.run_id if found else within.run_id)
+    return run.task if run else Task()
 
 
 def _kept(found: DatasetVersion | None, wanted: RowQuery, meaning: str, cluster: str) -> dict[str, str]:

@@ -42,7 +42,7 @@ find?.addEventListener("input", () => {
 document.addEventListener("keydown", (event) => {
   const typing = event.target.matches("input, textarea, select");
   if (event.key === "Escape" && typing) return event.target.blur();
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target.name === "text") {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target.matches("#editing textarea")) {
     event.preventDefault();
     return form.querySelector("button[value=edit]").click();
   }

@@ -88,7 +88,9 @@ def export(
     cut = _cut(how, shards, shard_rows, compression)
     source = _source(lake, found, how, columns, where, include_restricted, ask, plain,
                      instruction)  # fmt: skip
-    how.check(source)
+    how.check_rows(source)
+    if how.lines(source) and cut.compression != "none":
+        raise GraftError(f"{how.name} is not compressed for such rows", where="--compression", fix="omit it")
     _refuse_earlier(how, found, chosen, out, overwrite)
     options = {"where": where, "columns": list(columns or ()), "shards": shards, "shard_rows": shard_rows,
              "compression": cut.compression, "restricted": include_restricted, "ask": ask, "plain": plain,
@@ -200,7 +202,7 @@ def _rows(
                 name = f".{split}.part" if how.joined else how.path(split, shard, len(spans), suffix)
                 say(f"{how.joined[0] if how.joined else name}: {count:,} rows")
                 span = (first, last) if len(spans) > 1 else None
-                _copy(source, how, split, span, order, cut.compression, stage / name)
+                count = _copy(source, how, split, span, order, cut.compression, stage / name, count)
                 parts[split] = stage / name
                 made.append(hashing.submit(_written, stage / name, stage, split, count))
     done = [one.result() for one in made]
@@ -249,8 +251,10 @@ def _spans(source: Source, how: Format, split: str, cut: Cut) -> tuple[list[tupl
 
 
 def _copy(
-    source: Source, how: Format, split: str, span: tuple[int, int] | None, order: str, compression: str, path: Path
-) -> None:
+    source: Source, how: Format, split: str, span: tuple[int, int] | None, order: str, compression: str, path: Path,
+    count: int,
+) -> int:  # fmt: skip
+    """Write a file of `count` rows; returns the number of rows that the format has kept."""
     path.parent.mkdir(parents=True, exist_ok=True)
     params = Params()
     columns = how.select(source, params)
@@ -263,8 +267,24 @@ def _copy(
         "csv": f"FORMAT csv, HEADER, QUOTE '\"', ESCAPE '\"', FORCE_QUOTE *, COMPRESSION {packed}",
         "lines": f"FORMAT csv, HEADER false, QUOTE '', ESCAPE '', DELIMITER e'\\x01', COMPRESSION {packed}",
     }[how.container]
-    query = f"COPY (SELECT {columns_sql} FROM {relation}{order}) TO {quoted(str(path))} ({options})"
+    convert = how.lines(source)
+    made = path.with_name(f"{path.name}.rows") if convert else path
+    query = f"COPY (SELECT {columns_sql} FROM {relation}{order}) TO {quoted(str(made))} ({options})"
     _query(source, query, params)
+    return _convert(made, convert, path) if convert else count
+
+
+def _convert(rows: Path, convert: Callable[[dict[str, Any]], str], path: Path) -> int:
+    """Write the rows, JSON lines, as the format has them; returns the number of those that are not left out."""
+    kept = 0
+    with rows.open(encoding="utf-8", newline="\n") as lines, path.open("w", encoding="utf-8", newline="\n") as out:
+        for line in lines:
+            row = json.loads(line)
+            text = convert({**row, "data": json.loads(row["data"])})
+            out.write(text)
+            kept += bool(text)
+    rows.unlink()
+    return kept
 
 
 def _query(source: Source, query: str, params: Params) -> Any:

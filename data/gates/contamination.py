@@ -52,7 +52,7 @@ class ContaminationGate(Gate):
 
     def check(self, proposal: Proposal) -> GateResult:
         """Checks the text and the response, if there is one."""
-        for part in proposal.parts:
+        for part in proposal.words:
             hit = self._hit(part)
             if hit is not None:
                 return hit

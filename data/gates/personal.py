@@ -134,7 +134,7 @@ class PersonalGate(Gate):
 
     def check(self, proposal: Proposal) -> GateResult:
         """See the class."""
-        for part in proposal.parts:
+        for part in proposal.words:
             found = self.find(part)
             if found:
                 return self.failed("personal_data", "; ".join(map(place, found[:5])), len(found))

@@ -35,7 +35,7 @@ class SchemaGate(Gate):
             return self.failed("unknown_label", f"{label[:80]!r} is not a label of the task")
         if self._needs_response and response is not None and not response.strip():
             return self.failed("missing_response", "the task needs a response and there is none")
-        for part in proposal.parts:
+        for part in proposal.words:
             hit = _CONTROL.search(part)
             if hit:
                 return self.failed("control_characters", f"holds the character U+{ord(hit[0]):04X}")

@@ -82,7 +82,7 @@ class SecretGate(Gate):
 
     def check(self, proposal: Proposal) -> GateResult:
         """See the class."""
-        for part in proposal.parts:
+        for part in proposal.words:
             found = self.find(part)
             if found:
                 return self.failed("secret", "; ".join(map(place, found[:5])), len(found))

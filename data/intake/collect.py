@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import orjson
 
 from graft.data.intake.columns import Mapped, from_chat
 from graft.data.intake.decode import is_sound
@@ -15,9 +17,13 @@ from graft.data.splits import assign_splits
 from graft.schemas.base import stable_hash
 from graft.schemas.datasets import Row, SplitName
 from graft.schemas.recipe import Splits
+from graft.schemas.rows import Data
+from graft.schemas.tasks.base import Task, Words
 
 MAX_CHARS = 100_000
 MAX_LABEL = 100
+DATA_TIMES = 4
+"""Most bytes of a row's further columns, as a multiple of the most characters of a text."""
 NO_LABEL = "imported"
 """The only domain of instructions without a label."""
 RANK: dict[SplitName | None, int] = {"test": 3, "validation": 2, "train": 1, None: 0}
@@ -28,7 +34,8 @@ RANK: dict[SplitName | None, int] = {"test": 3, "validation": 2, "train": 1, Non
 class Checks:
     """Requirements on each row.
 
-    `labels` are the allowed labels (None: any). `splits` overrides the source's own splits.
+    `labels` are the allowed labels (None: any). `splits` overrides the source's own splits. `task`, if any, settles and
+    checks the columns of its own.
     """
 
     needs_response: bool = False
@@ -37,6 +44,7 @@ class Checks:
     restricted: bool = False
     splits: Splits | None = None
     seed: int = 42
+    task: Task | None = None
 
 
 @dataclass
@@ -52,8 +60,10 @@ class Collected:
     assigned: bool = False
 
 
-Kept = tuple[str, str, str | None, SplitName | None]
-"""Text, label, response, split."""
+Kept = tuple[str, str, str | None, SplitName | None, Data]
+"""Text, label, response, split, further columns."""
+NONE: Data = {}
+"""Of a row without further columns; never changed, so that all such rows share it."""
 
 
 def collect(source: Source, mapped: Mapped, checks: Checks, *, skip_bad: bool = False) -> Collected:
@@ -72,18 +82,18 @@ def collect(source: Source, mapped: Mapped, checks: Checks, *, skip_bad: bool = 
     kept: dict[str, Kept] = {}
     read = repeated = moved = 0
     for part in source.parts:
-        for text, label, response, split in _good(part, mapped, checks, problems):
+        for text, label, response, split, data in _good(part, mapped, checks, problems):
             read += 1
-            name = "i_" + stable_hash(text, label, response)
+            name = "i_" + stable_hash(text, label, response, *([data] if data else []))
             earlier = kept.get(name)
             if earlier is None:
-                kept[name] = (text, label, response, split)
+                kept[name] = (text, label, response, split, data)
                 continue
             repeated += 1
             if earlier[3] != split:
                 moved += 1
                 if RANK[split] > RANK[earlier[3]]:
-                    kept[name] = (text, label, response, split)
+                    kept[name] = (text, label, response, split, data)
     _labels_apart(source, kept, problems)
     problems.finish()
     if not kept:
@@ -105,19 +115,50 @@ def _good(part: Part, mapped: Mapped, checks: Checks, problems: Problems) -> Ite
     names = part.names.get(mapped.label or "")
     for line, record in part.records(problems, mapped.columns):
         found = fields_of(record, mapped)
-        what = wrong_text(found, mapped, checks)
+        data, odd = _columns(record, mapped, checks) if checks.task else (NONE, None)
+        if checks.task and not found[0]:
+            found = (checks.task.text_of(checks.task.settle(Words("", data=data))), found[1])
+        what = wrong_text(found, mapped, checks) or odd
         label, no_label = _label(record.get(mapped.label), names, checks) if mapped.label else (NO_LABEL, None)
         split, no_split = _split_of(record.get(mapped.split)) if mapped.split else (part.split, None)
+        if checks.task and not what:
+            data, what = _whole(checks.task, found, label, data)
         wrong = [each for each in (what, no_label, no_split) if each]
         if wrong:
             for column, message, fix, kind in wrong[: 1 if problems.skip else 3]:
                 problems.row(part.file, line, column, message, fix, kind)
         else:
-            yield found[0].strip(), label, found[1].strip() or None if found[1] else None, split
+            text = found[0] if data else found[0].strip()  # offsets count from the first character
+            yield text, label, found[1].strip() or None if found[1] else None, split, data
 
 
 Wrong = tuple[str, str, str, str]
 """Column, what, fix, and the kind that it is counted under."""
+
+
+def _columns(record: Mapping[str, Any], mapped: Mapped, checks: Checks) -> tuple[Data, Wrong | None]:
+    """The task's own columns as they are given; a column without a value is left out."""
+    assert checks.task
+    given = {name: record.get(column) for name, column in mapped.data.items()}
+    given = {name: value for name, value in given.items() if value is not None and value != ""}
+    where = "+".join(mapped.data.values())
+    try:
+        size = len(orjson.dumps(given))
+    except TypeError as error:
+        return {}, (where, f"is not JSON: {error}", "texts, numbers, lists and objects of them", "type")
+    if size > DATA_TIMES * checks.max_chars:
+        fix = f"at most {DATA_TIMES * checks.max_chars:,} bytes of JSON, or --max-chars"
+        return {}, (where, f"has {size:,} bytes", fix, "long")
+    return given, None
+
+
+def _whole(task: Task, found: tuple[Any, Any], label: str, data: Data) -> tuple[Data, Wrong | None]:
+    """The columns as they are stored, and the row's first fault."""
+    row = Words(found[0], found[1] or None, label, data)
+    settled = task.settle(row)
+    faults = task.faults(replace(row, data=settled))
+    where = "+".join(data) or "row"
+    return settled, (where, faults[0].detail, "correct or remove the row", faults[0].rule) if faults else None
 
 
 def fields_of(record: Mapping[str, Any], mapped: Mapped) -> tuple[Any, Any]:
@@ -214,7 +255,7 @@ def _labels_apart(source: Source, kept: Mapping[str, Kept], problems: Problems) 
 
 def _split(source: Source, kept: dict[str, Kept], checks: Checks, made: Collected) -> None:
     """Put rows in the source's own splits, or in assigned splits if it has none or only one."""
-    own = Counter(split for *_, split in kept.values())
+    own = Counter(split for *_, split, _ in kept.values())
     if checks.splits is None and len(own) > 1 and None in own:
         files = sorted({part.file for part in source.parts if part.split is None})
         what = f"{own[None]:,} rows have no split, although others have: {', '.join(files[:3])}"
@@ -229,14 +270,14 @@ def _split(source: Source, kept: dict[str, Kept], checks: Checks, made: Collecte
         each = [(name, row[0], row[1], groups.get(name, "")) for name, row in kept.items()]
         splits = assign_splits(each, checks.splits or Splits(), checks.seed)
     else:
-        splits = {name: split for name, (*_, split) in kept.items() if split is not None}
+        splits = {name: split for name, (*_, split, _) in kept.items() if split is not None}
     _tell_repeats(kept, several, splits, made)
     for name in sorted(kept):
-        text, label, response, _ = kept.pop(name)  # so that a million rows are never held twice
+        text, label, response, _, data = kept.pop(name)  # so that a million rows are never held twice
         made.rows.append(
             Row.model_construct(
                 id=name, text=text, response=response, label=label, split=splits[name], source="imported",
-                restricted=checks.restricted,
+                restricted=checks.restricted, data=data,
             )
         )  # fmt: skip
 

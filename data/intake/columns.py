@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from graft.data.intake.parts import Problems, Source, invalid, split_of
 from graft.schemas.problems import did_you_mean
+from graft.schemas.tasks.base import Task
 
 SAMPLE = 500
 ROLES = ("text", "label", "response", "split", "id")
@@ -34,7 +35,8 @@ CHATS = ("messages", "conversations", "conversation")
 class Mapped:
     """The column of each role.
 
-    `text` may be several columns, joined by an empty line. `chat` is a column of whole conversations.
+    `text` may be several columns, joined by an empty line. `chat` is a column of whole conversations. `data` are the
+    columns of the task's own by name, such as spans.
     """
 
     text: tuple[str, ...] = ()
@@ -43,18 +45,20 @@ class Mapped:
     split: str | None = None
     id: str | None = None
     chat: str | None = None
+    data: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """All columns that have to be read."""
-        each = (*self.text, self.label, self.response, self.split, self.chat)
+        each = (*self.text, self.label, self.response, self.split, self.chat, *self.data.values())
         return tuple(dict.fromkeys(name for name in each if name is not None))
 
     def by_role(self) -> dict[str, str]:
         """Role to column, as written with --map."""
         found = {"text": "+".join(self.text) or (f"{self.chat} (chat)" if self.chat else ""), "label": self.label}
         found |= {"response": self.response or (f"{self.chat} (chat)" if self.chat else None), "split": self.split}
-        return {role: name for role, name in {**found, "id": self.id}.items() if name is not None and name != ""}
+        every = {**found, "id": self.id, **self.data}
+        return {role: name for role, name in every.items() if name is not None and name != ""}
 
 
 def sample(source: Source) -> list[Mapping[str, Any]]:
@@ -71,25 +75,36 @@ def sample(source: Source) -> list[Mapping[str, Any]]:
     return records
 
 
-def parse_map(items: Sequence[str]) -> dict[str, str]:
-    """Parse `text=utterance,label=intent` into role to column. A column's name may contain a comma or =."""
-    found = {}
+def parse_map(items: Sequence[str], more: Sequence[str] = ()) -> dict[str, str]:
+    """Parse `text=utterance,label=intent` into role to column. A column's name may contain a comma or =.
+
+    `more` are the columns of the task's own, which are roles too.
+    """
+    found, roles = {}, (*ROLES, *more)
     for item in items:
-        for piece in re.split(rf",(?=\s*(?:{'|'.join(ROLES)})=)", item):
+        for piece in between(roles).split(item):
             role, equals, column = piece.partition("=")
-            if not equals or role.strip() not in ROLES:
-                raise invalid("--map", f"cannot read {piece!r}", f"such as text=utterance; roles: {', '.join(ROLES)}")
+            if not equals or role.strip() not in roles:
+                raise invalid("--map", f"cannot read {piece!r}", f"such as text=utterance; roles: {', '.join(roles)}")
             found[role.strip()] = column.strip()
     return found
 
 
-def guess(source: Source, records: Sequence[Mapping[str, Any]], given: Mapping[str, str]) -> Mapped:
+def between(roles: Sequence[str]) -> re.Pattern[str]:
+    """The commas before one of these roles."""
+    return re.compile(rf",(?=\s*(?:{'|'.join(roles)})=)")
+
+
+def guess(
+    source: Source, records: Sequence[Mapping[str, Any]], given: Mapping[str, str], task: type[Task] = Task
+) -> Mapped:
     """Map columns to roles, detecting those that are not given.
 
     Args:
         source: The source, for error messages.
         records: A sample of its records.
         given: Columns by role as given with --map; an empty column drops the role.
+        task: The task, if one is named: it may have columns of its own, and need no text or label.
 
     Raises:
         InputInvalid: There are no rows, a given column does not exist, or the detection is ambiguous.
@@ -100,6 +115,13 @@ def guess(source: Source, records: Sequence[Mapping[str, Any]], given: Mapping[s
     chosen: dict[str, Any] = {role: _known(source, column, columns, role) for role, column in given.items() if column}
     dropped = {role for role, column in given.items() if not column}
     taken = {name for value in chosen.values() for name in value}
+    own = {name: chosen.pop(name)[0] for name in task.columns if name in chosen}
+    for name in task.columns:
+        same = CHATS if name in CHATS else (name,)
+        found = next((c for c in columns if c not in taken and c.strip().casefold() in same), None)
+        if found and name not in own and name not in dropped:
+            own[name] = found
+    taken |= set(own.values())
     free = [column for column in columns if column not in taken]
     chat = next((c for c in free if c.casefold() in CHATS and any(_turns(r.get(c)) for r in records)), None)
     if chat and "text" not in chosen:
@@ -111,12 +133,14 @@ def guess(source: Source, records: Sequence[Mapping[str, Any]], given: Mapping[s
             chosen[role] = _by_name(source, role, [c for c in free if c not in taken], records)
             taken |= set(chosen[role])
     rest = [column for column in columns if column not in taken]
-    if not chosen.get("text"):
+    if not chosen.get("text") and task.own_text:
         chosen["text"] = _texts(source, rest, records, columns)
         rest = [column for column in rest if column not in chosen["text"]]
-    if not chosen.get("label") and not chosen.get("response") and "label" not in dropped:
+    wants_label = task.needed_column == "label"
+    if not chosen.get("label") and not chosen.get("response") and "label" not in dropped and wants_label:
         chosen["label"] = _labels(source, rest, records, columns)
-    return Mapped(chosen["text"], *(_one(chosen.get(role, ()), set(), role) for role in ROLES[1:]))
+    roles = {role: _one(chosen.get(role, ()), set(), role) for role in ROLES[1:]}
+    return Mapped(chosen.get("text", ()), **roles, data=own)
 
 
 def _one(names: Sequence[str], dropped: set[str], role: str) -> str | None:

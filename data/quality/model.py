@@ -199,6 +199,23 @@ class Drift(Value):
     changes: tuple[Change, ...]
 
 
+class Counts(Value):
+    """How often the values of one measure occur; `most` are the most frequent."""
+
+    name: str
+    different: int
+    total: int
+    most: dict[str, int]
+
+
+class Shape(Value):
+    """The measures that a task takes of its rows, over a sample of `rows`."""
+
+    rows: int
+    numbers: dict[str, Spread]
+    counts: tuple[Counts, ...]
+
+
 class Quality(Shown, Value):
     """The quality figures of a version. An unknown group or figure is None; `missing` has the reason."""
 
@@ -218,6 +235,7 @@ class Quality(Shown, Value):
     drift: Drift | None
     missing: dict[str, str] = Field(description="group or group.figure that is None, to the reason")
     sampled: tuple[str, ...] = Field(description="figures computed on a sample, with the number of rows, in sentences")
+    shape: Shape | None = Field(default=None, description="as the task measures its rows; None if it measures nothing")
 
     def shown(self) -> dict[str, object]:
         """See Shown."""

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from graft.data.quality.judged import ALPHA_ROWS, Gold, calibration, reviews, runs_of, yields
 from graft.data.quality.meaning import meaning
 from graft.data.quality.model import Balance, Change, Drift, Duplicates, Lengths, Quality, Wording
+from graft.data.quality.shape import shape
 from graft.data.quality.words import DIGITS, Held, balance, distinct, duplicates, held, lengths, one, ratio, wording
 from graft.data.versions import versions
 from graft.schemas.datasets import DatasetVersion
@@ -60,7 +61,7 @@ def quality(
     report = Quality(
         dataset=version.dataset, version=version.version, origin=version.origin, rows=total, restricted_rows=hidden,
         balance=by_label, lengths=by_length, wording=by_word, duplicates=repeats, missing=dict(sorted(missing.items())),
-        sampled=(), **found,
+        sampled=(), shape=shape(lake, version), **found,
     )  # fmt: skip
     return report.model_copy(update={"sampled": _sampled(report)})
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from graft.data.quality.model import Balance, LabelYield, ModelYield, Quality, Spread
+from graft.data.quality.shape import section as shape_section
 from graft.data.sections_html import render
 from graft.schemas.sections import Column, Fact, Section, Table, one_line, share
 
@@ -37,9 +38,10 @@ MOST_PSI = 0.2
 
 
 def sections(report: Quality) -> tuple[Section, ...]:
-    """The report's groups, always the same nine, in order."""
+    """The report's groups, always the same nine, in order; then the task's own, if it measures rows."""
     groups = (_balance, _lengths, _wording, _duplicates, _meaning, _reviews, _calibration, _yields, _drift)
-    return tuple(group(report) for group in groups)
+    own = (shape_section(report.shape),) if report.shape else ()
+    return (*(group(report) for group in groups), *own)
 
 
 def page(report: Quality) -> str:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from graft.data.edits import seen
 from graft.data.rescue import runs_of
 from graft.data.review.model import Item, QueueRule, Verdict
+from graft.data.seen import seen
 from graft.schemas.decisions import UNSURE
 from graft.schemas.sections import HIDDEN
 
@@ -27,11 +27,11 @@ REFUSED_BY = f"""
 """SQL over candidates: the gate, or else the judges, that rejected a candidate."""
 
 HELD = """
-    SELECT id, text, response, label, split, restricted, run_id, candidate_id FROM lake.version_rows
+    SELECT id, text, response, label, split, restricted, data, run_id, candidate_id FROM lake.version_rows
     WHERE dataset = $1 AND version = $2 AND id IN (SELECT unnest($3::VARCHAR[]))"""
 MADE = f"""
-    SELECT run_id, candidate_id AS id, text, response, label, intended_label, restricted, status, route, mean, spread,
-           reviews, labelling, soft_label, {REFUSED_BY} AS refused_by, {FAILED}[1].rule AS rule,
+    SELECT run_id, candidate_id AS id, text, response, label, intended_label, restricted, data, status, route, mean,
+           spread, reviews, labelling, soft_label, {REFUSED_BY} AS refused_by, {FAILED}[1].rule AS rule,
            {FAILED}[1].score AS score, {FAILED}[1].neighbour AS neighbour
     FROM lake.candidates LEFT JOIN (SELECT id AS run_id, started_at FROM lake.runs) USING (run_id)
     WHERE run_id IN (SELECT unnest($1::VARCHAR[])) AND candidate_id IN (SELECT unnest($2::VARCHAR[]))
@@ -84,7 +84,7 @@ def _neighbours(lake: Lake, found: DatasetVersion, runs: list[str], ids: list[st
     """Text, and whether any row of that id is restricted, by id."""
     if not ids:
         return {}
-    from graft.data.edits import task_of
+    from graft.data.seen import task_of
 
     made, task = lake.query(NEAR, [runs, ids]), task_of(lake, found)
     for row in made:
@@ -127,7 +127,7 @@ def _item(
                     comment=shown(one["comment"]))
             for one in made.get("reviews") or ()
         ),
-        neighbour=neighbour, neighbour_text=text,
+        neighbour=neighbour, neighbour_text=text, data={} if hide else orjson.loads(row["data"]),
     )  # fmt: skip
 
 

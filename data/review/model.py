@@ -8,6 +8,7 @@ from pydantic import Field
 
 from graft.schemas.base import Value
 from graft.schemas.datasets import Edit, SplitName
+from graft.schemas.rows import Data
 from graft.schemas.shown import Shown, table
 
 QueueRule = Literal["disagreement", "margin", "random", "gate", "query"]
@@ -44,6 +45,7 @@ class Item(Value):
     second: str = Field(description="the likeliest other label; empty: unknown")
     neighbour: str = Field(description="id of the row that a gate matched; empty: none")
     neighbour_text: str | None = Field(description="its text, hidden if it is restricted; None: unknown")
+    data: Data = Field(default={}, description="its further columns; empty if they are hidden")
 
 
 class Queue(Shown, Value):

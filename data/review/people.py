@@ -7,7 +7,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from graft.data.arrow import from_rows
-from graft.data.edits import DECISIONS, WORDS, Decided, edits, fold, in_force, seen
+from graft.data.decided import Decided
+from graft.data.edits import DECISIONS, edits, fold, in_force, without_words
 from graft.data.quality.judged import alpha_of
 from graft.data.rescue import Rejected, rejected
 from graft.data.review.model import (
@@ -21,10 +22,10 @@ from graft.data.review.model import (
     Progress,
     Standing,
 )
+from graft.data.seen import seen
 from graft.schemas.binding import least_scores
 from graft.schemas.datasets import Edit
 from graft.schemas.intervals import wilson
-from graft.schemas.sections import HIDDEN
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
@@ -77,7 +78,7 @@ def progress(lake: Lake, found: DatasetVersion) -> Progress:
 
 def hidden(edit: Edit) -> Edit:
     """Return the edit without the words that may quote its row."""
-    return edit.model_copy(update={name: HIDDEN for name in WORDS if getattr(edit, name)})
+    return edit.model_copy(update=without_words(dict(edit)))
 
 
 def _places(lake: Lake, found: DatasetVersion, ids: set[str]) -> tuple[dict[str, dict[str, Any]], dict[str, Rejected]]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from graft.schemas.tasks.base import ImportedRows, Label, Task, any_labels, no_repeats
+from graft.schemas.tasks.base import DomainTask, Label
 
 GRA_DOMAINS = (
     Label(name="coding", description="writing, reading, fixing or explaining programs"),
@@ -20,41 +19,22 @@ GRA_DOMAINS = (
 )
 
 
-class InstructionTask(Task):
+class InstructionTask(DomainTask):
     """Instruction and response pairs over domains: GRA's own unit."""
 
     kind: Literal["instruction"] = "instruction"
     domains: tuple[Label, ...] = Field(default=GRA_DOMAINS, min_length=1)
 
-    labelled: ClassVar[bool] = False
-    label_noun: ClassVar[str] = "domain"
     free_form: ClassVar[bool] = True
     student: ClassVar[str] = "instruct"
     hub_category: ClassVar[str] = "text-generation"
     needed_column: ClassVar[str] = "response"
     guessed_from: ClassVar[str] = "response"
 
-    _unique = field_validator("domains")(no_repeats)
-
-    @property
-    def categories(self) -> tuple[Label, ...]:
-        """The domains."""
-        return self.domains
-
     @property
     def noun(self) -> str:
         """See Task."""
         return "an instruction to an assistant"
-
-    @classmethod
-    def of_rows(cls, rows: ImportedRows) -> dict[str, Any]:
-        """The labels that the rows have are their domains."""
-        return {"domains": [{"name": label} for label in rows.labels]}
-
-    @classmethod
-    def unchecked(cls, names: Sequence[str], language: str) -> Task:
-        """See Task."""
-        return cls.model_construct(kind="instruction", domains=any_labels(names), language=language)
 
 
 KIND = InstructionTask

@@ -136,6 +136,8 @@ class Step(Value):
         column = {**fields.pop(cls.named), "title": kind}
         hidden = {"kind", "name", "rows"}
         own["properties"] = {kind: column, **{name: one for name, one in fields.items() if name not in hidden}}
+        if cls.named != "name":
+            own["properties"]["as"] = {"type": "string", "description": "the column's name"}
         own["required"] = [kind, *(name for name in own.get("required", ()) if name not in ("kind", cls.named, "name"))]
         return made
 

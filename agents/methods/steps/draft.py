@@ -26,6 +26,7 @@ from graft.schemas.rows import (
     Slot,
     Status,
 )  # fmt: skip
+from graft.schemas.tasks.base import Words
 
 REDACTED = "redacted"
 """Rule of a result that reports a redaction; such a result has passed."""
@@ -75,11 +76,15 @@ class Draft:
 def screened(draft: Draft) -> Decision | None:
     """The rejection by the first gate that fails, if one does; results of an earlier, narrower check are replaced.
 
-    The draft is redacted first, so that gates, judges and the lake see the redacted text. Redaction itself rejects a
-    text over the length limit: it is cut, and no other gate reads it.
+    Its columns are brought into their task's form. The draft is redacted first, so that gates, judges and the lake see
+    the redacted text. Redaction itself rejects a text over the length limit: it is cut, and no other gate reads it.
     """
     earlier = [result for result in draft.gates if result.rule == REDACTED]
+    before = draft.text
     draft.text, draft.response, cleaned = draft.context.clean(draft.text, draft.response)
+    if draft.data:
+        words = Words(draft.text, draft.response, draft.label, draft.data)
+        draft.data = draft.context.recipe.task.settle(words, before)
     results = cleaned
     if all(result.passed for result in cleaned):
         results = (*cleaned, *draft.context.screen(draft.proposal))

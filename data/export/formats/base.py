@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from graft.data.export.where import ROW_COLUMNS, visible
 from graft.schemas.datasets import DatasetVersion
+from graft.schemas.errors import GraftError
+from graft.schemas.kinds import EXPORTS
 from graft.schemas.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -118,14 +120,21 @@ def turn(role: str, content: str) -> str:
     return f"[{{'role': '{role}', 'content': {content}}}]"
 
 
+def row_columns(source: Source, params: Params) -> Columns:
+    """The whole row, for a format with `lines`."""
+    return {name: name for name in ("id", "text", "response", "label", "data")}
+
+
 @dataclass(frozen=True)
 class Format:
     """An export format. `name` and `summary` are for people, the rest is for write.py.
 
-    `rows` transforms the relation `chosen` into another of the same name, such as one row per pair, sorted by `order`.
-    `check` raises GraftError if the version cannot be written in this format. `beside` returns the text of further
-    files by name. `joined` merges the splits' files into one file of the given name. `instructed`: --instruction can
-    put words before a text to classify. `pushable`: a hub accepts the folder.
+    `lines` makes a function that turns each row, as `select` has it with `data` decoded, into the file's text; such a
+    format is not compressed. `column` is the further column of the rows that it writes, which may be missing if
+    `optional`. `rows` transforms the relation `chosen` into another of the same name, such as one row per pair, sorted
+    by `order`. `check` raises GraftError if the version cannot be written in this format. `beside` returns the text of
+    further files by name. `joined` merges the splits' files into one file of the given name. `instructed`:
+    --instruction can put words before a text to classify. `pushable`: a hub accepts the folder.
     """
 
     name: str
@@ -134,8 +143,10 @@ class Format:
     select: Callable[[Source, Params], Columns]
     suffix: str = ""
     compressions: Sequence[str] = ("none", "gzip", "zstd")
+    column: str = ""
     rows: Callable[[Source, Params, str], str] = field(default=lambda source, params, chosen: chosen)
     order: str = ""
+    lines: Callable[[Source], Callable[[dict[str, Any]], str] | None] = field(default=lambda source: None)
     path: Callable[[str, int, int, str], str] = split_name
     check: Callable[[Source], None] = field(default=lambda source: None)
     beside: Callable[[Source, Sequence[Written], Path], Mapping[str, str]] = field(default=lambda *given: {})
@@ -147,8 +158,22 @@ class Format:
     skips_empty: bool = False
     instructed: bool = False
     pushable: bool = False
+    optional: bool = False
 
     @property
     def ending(self) -> str:
         """The files' suffix, without the suffix of a compression."""
         return self.suffix or self.container
+
+    def check_rows(self, source: Source) -> None:
+        """Raise GraftError if the version's rows cannot be written in this format."""
+        if self.column and not self.optional and self.column not in source.further:
+            what = f"its rows have no column {self.column!r}, which this format writes"
+            raise GraftError(what, where=source.found.ref, fix=f"one of: {', '.join(formats_for(source.task))}")
+        self.check(source)
+
+
+def formats_for(task: Task) -> list[str]:
+    """The formats that write the columns of a task's own, or else the one that writes any column."""
+    found = [name for name, one in EXPORTS.all().items() if one.column in task.columns]
+    return found or [name for name, one in EXPORTS.all().items() if one.choosable][-1:]

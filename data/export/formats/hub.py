@@ -37,7 +37,7 @@ CONTEXT = {
 
 def _select(source: Source, params: Params) -> Columns:
     """The columns as in the lake, except that a label is its index in the sorted names."""
-    columns = {name: name for name in source.columns}
+    columns = {name: source.column(name, params) for name in source.columns}
     if "label" in columns:
         columns["label"] = f"(list_position({params.add(source.labels)}::VARCHAR[], label) - 1)::BIGINT"
     return columns
