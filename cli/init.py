@@ -80,7 +80,8 @@ def _task(look: Look | None, ask: bool) -> str:
     from graft.schemas.tasks.base import task_for
 
     guessed = task_for(("response",) if look and look.response and not look.labels else ("label",)).named()
-    return _asked(f"Task ({', '.join(TASKS.names)})", guessed) if ask else guessed
+    simple = [name for name, kind in TASKS.all().items() if not kind.needed]
+    return _asked(f"Task ({', '.join(simple)})", guessed) if ask else guessed
 
 
 def _labels(kind: type[Task], given: str | None, look: Look | None, ask: bool) -> dict[str, str]:

@@ -132,6 +132,11 @@ def task_fields(task: type[Task], labels: Mapping[str, str], look: Look | None, 
 
     Raises InputInvalid if the labels do not fit the task, GraftError if no recipe can be written for it.
     """
+    if task.needed:
+        what = f"graft init writes no recipe of {task.named()}, whose rows need {' and '.join(task.needed)}"
+        raise GraftError(
+            what, where="--task", fix="start from one of the gallery: graft recipes, graft recipes copy NAME"
+        )
     try:
         answered = bool(look and look.response)
         made = task.of_rows(ImportedRows(labels=list(labels), answered=answered, restricted=True, policy=policy))

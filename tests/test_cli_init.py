@@ -109,6 +109,7 @@ def test_each_kind_of_file_becomes_a_recipe_that_validates(
         (GERMAN, ("--labels", "a"), "a classification needs two labels"),
         (GERMAN, ("--task", "guard", "--policy", "asks for a code"), "the task must be a classification"),
         ("text,label\none two three,1\nfour five six,0\none two four,1\nfour five two,0\n", ("--name", "_"), "name"),
+        (SHOP, ("--task", "extraction"), "whose rows need spans"),
         (SHOP, ("--task", "classifcation"), "no task 'classifcation'"),
         (SHOP, ("--name", "Not a slug"), "name"),
     ],
