@@ -186,11 +186,13 @@ def data_files() -> list[Bundled]:
     """The recipes' seeds and test texts, with the licence of the recipe that names them."""
     recipes = [file.read_text(encoding="utf-8") for file in sorted((ROOT / "recipes").glob("*.yaml"))]
     found = []
-    for file in sorted((ROOT / "recipes/data").iterdir()):
-        named = next((text for text in recipes if file.name in text), "")
+    data = ROOT / "recipes/data"
+    for file in sorted(file for file in data.rglob("*") if file.is_file()):
+        name = file.relative_to(data).as_posix()
+        named = next((text for text in recipes if f"data/{name}" in text or f"data/{file.parent.name}/" in text), "")
         licence = re.search(r"^licence:\s*([^#\n]+)", named, re.MULTILINE)
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        found.append(Bundled(f"recipes/data/{file.name}", digest, licence[1].strip() if licence else "unknown"))
+        found.append(Bundled(f"recipes/data/{name}", digest, licence[1].strip() if licence else "unknown"))
     return found
 
 

@@ -89,8 +89,7 @@ def data_designer(url: str, rows: int, folder: Path) -> None:
         config.add_column(column)
     provider = dd.ModelProvider(name="fake", endpoint=f"{url}/v1", provider_type="openai", api_key="none")
     tool = DataDesigner(artifact_path=folder, model_providers=[provider])
-    made = tool.create(config, num_records=rows, dataset_name="reviews", resume=ResumeMode.IF_POSSIBLE).load_dataset()
-    print(len(made))
+    tool.create(config, num_records=rows, dataset_name="reviews", resume=ResumeMode.IF_POSSIBLE)
 
 
 def command_of(tool: str, python: str, url: str, rows: int, folder: Path) -> list[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
+from string import hexdigits
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from graft.schemas.sections import Section, Table
     from graft.schemas.tasks.base import Task
 
+LONGEST_ID = 120
 BAR = 20
 """Length of the longest bar, in blocks."""
 
@@ -67,8 +68,10 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False)
 
 
-_ID = re.compile(r"[a-z]{1,2}_[0-9a-f]{8,}|[a-z0-9._-]+-[0-9a-f]{12}")
-"""Ids of rows, seeds, students and runs: a table never wraps them, so that they can be copied."""
+def _is_id(cell: str) -> bool:
+    """Return True for the id of a row, seed, student or run: a table never wraps it, so that it can be copied."""
+    end = cell.replace("_", "-").rpartition("-")[2]
+    return len(end) < len(cell) < LONGEST_ID and len(end) >= 8 and not set(end) - set(hexdigits.lower())
 
 
 def table(
@@ -88,7 +91,7 @@ def table(
         pad_edge=not tight, padding=(0, 0 if tight else 1),
     )  # fmt: skip
     for place, column in enumerate(columns):
-        ids = [str(row[place]) for row in rows if column in whole or _ID.fullmatch(str(row[place]))]
+        ids = [str(row[place]) for row in rows if column in whole or _is_id(str(row[place]))]
         view.add_column(
             column, justify="right" if column in right else "left", overflow="fold", no_wrap=bool(ids),
             min_width=max(map(len, ids), default=None),

@@ -18,6 +18,7 @@ from test_gates_text import recipe
 
 from graft.agents.gateway.chat_templates import plain
 from graft.agents.gateway.structured import parse_reply
+from graft.agents.methods.columns.parts.templates import tags_of
 from graft.agents.roles.asking import cleaned, ended
 from graft.agents.roles.generator import _begun
 from graft.agents.roles.guard import inert
@@ -51,6 +52,8 @@ READER_S = 1.0
 PHONES_S = 1.0
 """The same for the phone numbers in the longest text that gates let through at first (4,000 characters)."""
 SECRETS = ("correct-horse-battery-staple", 'a\\b"c/d e%25f+0123456789', '"quoted" key')
+OF_A_RECIPE = r"\banswer: \d+"
+"""A pattern as the author of a recipe writes it; docs/pipeline.md says that theirs have no limit of time."""
 LABELS = ("card_arrival", "aaaa bbbb cccc", "c++", "__", "x-y_z  W")
 
 
@@ -64,6 +67,9 @@ def built() -> dict[str, list[re.Pattern[str]]]:
         ],
         "graft.data.intake.columns:between": [between((*ROLES, "spans"))],
         "graft.data.gates.format:__init__": [re.compile("CJK|HIRAGANA|KATAKANA")],
+        "graft.agents.methods.columns.check:_complete": [re.compile(OF_A_RECIPE)],
+        "graft.agents.methods.columns.parts.predicates:_regex": [re.compile(OF_A_RECIPE)],
+        "graft.agents.methods.columns.parts.templates:tags_of": [tags_of(("review", "a.b", "x"))],
     }
 
 

@@ -67,6 +67,7 @@ def slot(number: int) -> dict[str, Any]:
     return {
         "text": text, "instruction": text, "examples": own, "own": own, "kinds": kinds,
         "keywords": ("courier, door", "tracking, site")[number], "texts": own,
+        "material": f"<message>\n{text}\n</message>",
     }  # fmt: skip
 
 
@@ -139,6 +140,8 @@ CASES: list[tuple[str, str, dict[str, Any], float, int]] = [
     ("review_response", "completion", {"prior": PRIOR, **ANSWERED}, 0.80, 50),
     ("review_rubric", "chat", ANSWERED, 0.85, 60),
     ("review_rubric", "completion", ANSWERED, 0.85, 40),
+    ("review_columns", "chat", {}, 0.85, 15),
+    ("review_columns", "completion", {}, 0.85, 25),
     ("guard_llama", "completion", {}, 0.50, 310),  # left: the form that Llama Guard was trained with
     ("attributes", "chat", {}, 0.85, 10),
     ("attributes", "completion", {}, 0.85, 10),
