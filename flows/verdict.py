@@ -199,7 +199,7 @@ async def _pilot(case: Case, each: int) -> tuple[list[Candidate], dict[str, Any]
     unwanted = {name: 0 for name, count in recipe.wanted().items() if not count}
     most = max(1, each * (len(recipe.wanted()) - len(unwanted)))
     found, run = await run_pilot(
-        recipe.small(most, each, unwanted), case.file, case.seeds, case.home, case.work,
+        _half(recipe.small(most, each, unwanted)), case.file, case.seeds, case.home, case.work,
         lambda lake, run: list(lake.iter_candidates(run["id"])),
     )  # fmt: skip
     return sorted(found, key=lambda one: (one.slot.round, one.slot.shard, one.slot.label, one.slot.index)), run
@@ -274,6 +274,13 @@ def _shown(case: Case) -> list[Examples]:
         return [seed for name, seed in seeds if not text or name != text_hash(text)]
 
     return [lambda text: (), few] if seeds else [lambda text: ()]
+
+
+def _half(recipe: Recipe) -> Recipe:
+    """The recipe with half its caps on money and tokens: the pilot leaves the rest to the models that judge."""
+    limits = recipe.limits
+    halves = {"money_usd": limits.money_usd and limits.money_usd / 2, "tokens": limits.tokens and limits.tokens // 2}
+    return recipe.model_copy(update={"limits": limits.model_copy(update=halves)})
 
 
 def _left(recipe: Recipe, run: dict[str, Any]) -> Recipe:

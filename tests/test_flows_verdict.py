@@ -254,6 +254,14 @@ def test_problems_are_named_before_or_instead_of_a_verdict(
     assert done.returncode == code and told in done.stderr, done.stderr
 
 
+def test_a_pilot_leaves_half_of_a_cap_to_the_judges(tmp_path: Path) -> None:
+    """Without its share the pilot of 32 candidates would leave 201 of these tokens."""
+    with serving() as (_, url):
+        recipe = write(tmp_path, url, limits={"concurrency": 16, "tokens": 9_000})
+        found = ask(tmp_path / "home", recipe, "--rows", "40", "--judged", "10", "--pilot", "16")
+    assert [one["answered"] for one in found["teachers"]] == [10, 10] and 4 < found["candidates"] < 32, found
+
+
 def test_a_model_that_does_not_answer(tmp_path: Path) -> None:
     done = here(tmp_path / "home", "teacher", str(write(tmp_path, "http://127.0.0.1:9/v1")))
     assert done.returncode == 3 and "127.0.0.1:9" in done.stderr
