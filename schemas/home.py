@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from errno import EACCES, ENOTDIR
 from pathlib import Path
 
 from graft.schemas.base import STUDENT_PATTERN
@@ -69,6 +70,10 @@ class Home:
             root = Path(named).expanduser().resolve()
             if create or root.exists():
                 root.mkdir(parents=True, exist_ok=True)
+            elif not (there := next(one for one in root.parents if one.exists())).is_dir():
+                raise NotADirectoryError(ENOTDIR, os.strerror(ENOTDIR), str(there))
+            elif not os.access(there, os.W_OK):
+                raise PermissionError(EACCES, os.strerror(EACCES), str(there))
         except (FileExistsError, NotADirectoryError) as error:
             raise GraftError("GRAFT_HOME is a file, or is under a file", where=named, fix=fix) from error
         except (OSError, RuntimeError) as error:

@@ -7,10 +7,13 @@ import pytest
 from graft.flows.feasibility import early_line, standing_out
 from graft.schemas import decisions
 from graft.schemas.decisions import DecisionCode, codes_of, decision_code, declare, negative_codes
+from graft.schemas.kinds import METHODS, STEPS
 
 
 def test_wrong_answers_are_those_that_reviewers_rejected_for_their_content() -> None:
-    assert set(negative_codes()) == {"rejected.low_mean", "rejected.adjudicated"}
+    METHODS.all(), STEPS.all()  # each declares its codes
+    of_pipelines = {"rejected.equals", "rejected.number_equal"}
+    assert set(negative_codes()) == {"rejected.low_mean", "rejected.adjudicated", *of_pipelines}
     assert not decision_code("rejected.not_best").negative and not decision_code("gate.too_long").negative
 
 

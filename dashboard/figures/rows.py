@@ -170,7 +170,7 @@ def brief(lake: Lake, dataset: str, version: int, row_id: str) -> dict[str, Any]
     """A summary of a version's row, with restricted text hidden; None if the version does not hold it."""
     query = f"""
         SELECT v.id, v.text, v.response, v.label, v.split, v.source, v.restricted, c.intended_label, c.mean, c.spread,
-               {PROBABLE} AS probability, c.reason
+               {PROBABLE} AS probability, c.reason, v.data
         FROM lake.version_rows v {JOINED} WHERE v.dataset = ? AND v.version = ? AND v.id = ?"""
     found = rows_of(lake, query, [dataset, version, row_id])
     return _hidden(found[0]) if found else None
