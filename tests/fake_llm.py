@@ -267,6 +267,8 @@ class FakeLLM:
         if "enum" in schema:
             return rng.choice(schema["enum"])
         kind = schema.get("type")
+        if kind == "boolean":
+            return rng.random() < 0.8
         if kind == "object":
             return {key: self._value(part, rng, key, low_rate) for key, part in schema.get("properties", {}).items()}
         if kind == "array":

@@ -87,4 +87,5 @@ async def test_a_recipe_is_valid_priced_and_runs(name: str, tmp_path: Path, monk
         )
     assert found and all(one["reason"] for one in found)
     broken = [one["reason"] for one in found if one["status"] == "failed" and "of another shape" not in one["reason"]]
+    assert not all("has been used" in one["reason"] for one in found), "its seeds reach its slots"
     assert broken == [], "random words may be longer than a shape allows; nothing else fails"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -202,6 +203,14 @@ class Pipeline(Method[PipelineSettings]):
             what = f"rows of task {recipe.task.kind!r} need the column {name}, known before any review"
             found.append(Finding(("method", "row", "data"), what, f"add data: {{{name}: an expression}} under row"))
         return found
+
+    async def prepare_seeds(self, context: Context) -> Sequence[Seed]:
+        """The seeds; where labels only group rows, those without one are dealt to the groups in turn."""
+        task = context.recipe.task
+        if task.labelled:
+            return context.seeds
+        groups = itertools.cycle(task.names)
+        return [one if one.label else one.model_copy(update={"label": next(groups)}) for one in context.seeds]
 
     def make_slot(self, place: Place, drawn: Drawn) -> Slot:
         """A slot with what its steps draw; with a step that explodes it is one of a group with the same random seed."""
