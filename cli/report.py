@@ -11,6 +11,7 @@ from graft.flows.feasibility import early_line, row_price, standing_out
 from graft.schemas.decisions import decision_code
 from graft.schemas.home import Home
 from graft.schemas.sections import one_line
+from graft.schemas.tasks.base import stored_task
 
 if TYPE_CHECKING:
     from graft.schemas.students import Evaluation
@@ -109,11 +110,11 @@ def _where(
     lines = [f"  every table            {home.run(run['id']) / 'report.md'}"]
     if version:
         ref = f"{version['dataset']}@{version['version']}"
-        lines += [
-            f"  rows, rejected rows    graft show {ref}   graft show {ref} --rejected",
-            f'  the student            graft predict {version["dataset"]} "a text to label"' if trained
-            else f"  train a student        graft train {ref}",
-        ]  # fmt: skip
+        lines.append(f"  rows, rejected rows    graft show {ref}   graft show {ref} --rejected")
+        if trained:
+            lines.append(f'  the student            graft predict {version["dataset"]} "a text to label"')
+        elif stored_task(run["recipe"]).student:
+            lines.append(f"  train a student        graft train {ref}")
         lines += [] if exported else [f"  export                 graft export {ref} --format jsonl"]
     lines += [f"  exported               {path}" for path in list(exported)[:2]]
     return ["next", *lines, "  the pages              graft dashboard"]
