@@ -72,7 +72,7 @@ def prepare(
 ) -> tuple[Path, str]:  # fmt: skip
     """Write the recipe that labels a file; returns its path, and the column of the texts.
 
-    `asked` are fields of the method, None where nothing is asked. Raises InputInvalid before anything is written.
+    `asked` are fields of the method; None leaves the default. Raises InputInvalid before anything is written.
     """
     from graft.data.intake.texts import open_texts
 

@@ -28,7 +28,7 @@ class Conflict(Value):
     restricted: bool
     repeats: str = ""
     fault: str = ""
-    """What the row would lack, if all its edits together break its task."""
+    """The first fault of the row after all its edits, if they break its task together."""
 
 
 class Decided(Value):

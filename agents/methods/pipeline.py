@@ -183,7 +183,7 @@ class Pipeline(Method[PipelineSettings]):
         return tuple(dict.fromkeys(role for step in self.settings(recipe).steps for role in step.roles()))
 
     def check(self, recipe: Recipe, seeds: Sequence[Seed] | None) -> list[Finding]:
-        """What each step needs of the recipe, and of its seeds once they are read."""
+        """The problems of each step with the recipe, and with its seeds once they are read."""
         steps = self.settings(recipe).steps
         if seeds is not None:
             return next(filter(None, (step.check_seeds(recipe, seeds) for step in steps)), [])

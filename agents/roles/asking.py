@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from graft.agents.roles.prompting import question, render
-from graft.schemas.calls import CallRequest, Reply
+from graft.schemas.calls import CallRequest, Message, Reply
 from graft.schemas.errors import CallFailed, TextCut
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
@@ -72,6 +72,19 @@ def request_for(
         temperature=spec.temperature, top_p=spec.top_p, max_tokens=max_tokens or spec.max_tokens,
         stop=stop if model.style == "completion" else (), **question(template, model, recipe.prompts, **values),
     )  # fmt: skip
+
+
+def can_begin(model: ModelSpec) -> bool:
+    """Return True if the model may continue a prefilled turn; a completion's text always may be."""
+    return model.style != "chat" or model.prefill != "none"
+
+
+def continued(request: CallRequest, prefix: str) -> CallRequest:
+    """The request whose reply continues `prefix`: the prompt of a base model, or the turn of a tuned one."""
+    if request.prompt is not None:
+        return request.model_copy(update={"prompt": f"{request.prompt} {prefix}"})
+    turns = (*request.messages, Message(role="assistant", content=prefix))
+    return request.model_copy(update={"messages": turns, "continues": True})
 
 
 def object_schema(properties: dict[str, dict[str, Any]]) -> dict[str, Any]:

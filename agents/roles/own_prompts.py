@@ -154,7 +154,7 @@ def render_own(name: str, text: str, values: Mapping[str, Any]) -> str:
 
 
 def _problem(name: str, text: str, original: str) -> tuple[str, str] | None:
-    """What is wrong with a template, and the fix."""
+    """The problem of a template and its fix; None if there is none."""
     show = f"graft prompts show {name} prints the original"
     if not text.strip():
         return "the prompt is empty", f"write a template; {show}"

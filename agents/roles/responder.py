@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from graft.agents.roles.asking import Ask, ended, request_for
-from graft.schemas.calls import CallRequest, Message, Reply
+from graft.agents.roles.asking import Ask, can_begin, continued, ended, request_for
+from graft.schemas.calls import CallRequest, Reply
 from graft.schemas.errors import CallFailed, NoPrefill
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
@@ -41,9 +41,9 @@ async def respond(
     (`prefill: none`, or its server cannot) is called without it.
     """
     plain = _request(recipe, model, slot, instruction, variant)
-    prefix = prefix.strip() if variant == "compliance" and _can_begin(model) else ""
+    prefix = prefix.strip() if variant == "compliance" and can_begin(model) else ""
     if prefix:
-        begun = _begun(plain, prefix)
+        begun = continued(plain, prefix)
         try:
             reply = await ask(begun)
         except NoPrefill:
@@ -60,18 +60,6 @@ def _request(recipe: Recipe, model: ModelSpec, slot: Slot, instruction: str, var
         seed=slot.seed + OFFSETS[variant], stop=("\nUser:",), instruction=instruction,
         policy=recipe.task.clause(recipe.task.names[0]),
     )  # fmt: skip
-
-
-def _can_begin(model: ModelSpec) -> bool:
-    """Return True if the model may continue a prefilled turn; a completion's text always may be."""
-    return model.style != "chat" or model.prefill != "none"
-
-
-def _begun(request: CallRequest, prefix: str) -> CallRequest:
-    if request.prompt is not None:
-        return request.model_copy(update={"prompt": f"{request.prompt} {prefix}"})
-    turns = (*request.messages, Message(role="assistant", content=prefix))
-    return request.model_copy(update={"messages": turns, "continues": True})
 
 
 def _response_in(reply: Reply, request: CallRequest, prefix: str = "") -> str:

@@ -20,7 +20,7 @@ ROWS = 20_000
 MOST = 30
 """Most values listed of a measure."""
 CUT = 100
-"""Characters of a value that are told apart."""
+"""Characters by which values are distinguished."""
 
 
 def shape(lake: Lake, version: DatasetVersion) -> Shape | None:

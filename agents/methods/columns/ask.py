@@ -30,7 +30,7 @@ from graft.agents.methods.columns.parts.shapes import (
 )
 from graft.agents.methods.columns.parts.templates import BadTemplate, Fenced, fenced, read
 from graft.agents.methods.steps.draft import failure
-from graft.agents.roles.asking import LENGTH, cut, ended, object_in, unmet, unquoted
+from graft.agents.roles.asking import LENGTH, can_begin, continued, cut, ended, object_in, unmet, unquoted
 from graft.schemas.calls import CallRequest, Message, Reply
 from graft.schemas.errors import BudgetExhausted, CallFailed, NoPrefill
 from graft.schemas.models import LabelerSpec, ModelSpec, RoleSpec
@@ -240,10 +240,10 @@ class AskStep(Step):
         return found
 
     async def _one(self, state: State, request: CallRequest) -> JsonValue:
-        ask, begun = state.draft.context.ask, self.prefix if _can_begin(request.model) else ""
+        ask, begun = state.draft.context.ask, self.prefix if can_begin(request.model) else ""
         if begun:
             try:
-                return self._read(await ask(_begun(request, begun)), request, state, begun)
+                return self._read(await ask(continued(request, begun)), request, state, begun)
             except NoPrefill:
                 pass
         return self._read(await ask(request), request, state)
@@ -271,17 +271,6 @@ class AskStep(Step):
 def writers(recipe: Recipe, role: str) -> list[ModelSpec]:
     """The models of a role that write: no encoder."""
     return [model for model in recipe.models_for(role) if model.provider != "encoder"]
-
-
-def _can_begin(model: ModelSpec) -> bool:
-    return model.style != "chat" or model.prefill != "none"
-
-
-def _begun(request: CallRequest, prefix: str) -> CallRequest:
-    if request.prompt is not None:
-        return request.model_copy(update={"prompt": f"{request.prompt} {prefix}"})
-    turns = (*request.messages, Message(role="assistant", content=prefix))
-    return request.model_copy(update={"messages": turns, "continues": True})
 
 
 KIND = AskStep

@@ -45,7 +45,7 @@ class Compiled:
 
 @dataclass
 class _Work:
-    """What one evaluation has used up."""
+    """The budget of one evaluation, and its local names."""
 
     columns: Mapping[str, Any]
     left: int = MOST_WORK

@@ -44,7 +44,7 @@ class Plan:
 
 
 def problems_of(steps: Sequence[Step], row: Sequence[tuple[str, str]]) -> list[Finding]:
-    """What is wrong with steps and row, each at its field; `row` are (field, expression)."""
+    """The problems of steps and row, each at its field; `row` are (field, expression)."""
     found = _named_twice(steps)
     if found:
         return found

@@ -20,7 +20,7 @@ _FOLDED = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What a predicate compares with; each has the fields that its entry in PREDICATES names."""
+    """The arguments of a predicate; each has the fields that its entry in PREDICATES names."""
 
     inside: Any = None
     to: Any = None
