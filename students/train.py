@@ -25,7 +25,7 @@ from graft.students.evaluate import Probabilities, Rows, confusion_png
 from graft.students.heads import Head, Predicted, head_of
 from graft.students.objectives.base import objective_of
 from graft.students.report import Report, comparison
-from graft.students.rows import Given, TrainRow, unique
+from graft.students.rows import Given, TrainRow, named, unique
 from graft.students.select import select_rows
 
 if TYPE_CHECKING:
@@ -44,6 +44,9 @@ NOTE = "note.txt"
 """File of a student's folder: what its training reported, such as that it stopped early."""
 PATIENCE_S = 0.5
 """Most seconds of that measurement."""
+
+NO_SEEDS = "the version has no seeds: its baseline (seeds only) learns the names of the labels alone"
+"""Note of a training without seeds."""
 
 
 @dataclass(frozen=True)
@@ -184,8 +187,9 @@ def train_student(
     `settings.multi_label` a test row's label is a cell such as `a|b`, texts that occur several times are one row, and
     the validation rows choose both students' thresholds. Both students' predictions are kept in their folders, beside
     `test_ids` and `validation_ids`: the ids of a version's rows, in the rows' order. A student that `known` finds by
-    its id is tested, and not trained again. Raises GraftError for test labels that the dataset lacks, an empty test,
-    training rows of fewer than two classes, settings that do not fit together, or training that diverges.
+    its id is tested, and not trained again. Without seeds the baseline learns the labels' names alone. Raises
+    GraftError for test labels that the dataset lacks, an empty test, training rows of fewer than two classes, settings
+    that do not fit together, or training that diverges.
     """
     from graft.data.scores.maths import paired
 
@@ -201,12 +205,14 @@ def train_student(
     if objective.soft_labels:
         soft = sum(row.soft is not None for row in everything)
         say(f"{soft} of {len(everything)} training rows have soft labels; the others have only their label")
-    base = _one(job, "seeds", None, head.training_rows(seeds))
+    if not seeds:
+        say(NO_SEEDS)
+    base = _one(job, "seeds", None, head.training_rows(seeds or named(labels)))
     selected = _selected(job, base.learner, rows)
     if selected:
         everything = head.training_rows([*seeds, *selected[0]])
     ours = _one(job, "version", version, everything)
-    notes = (*base.notes, *([selected[1]] if selected else ()), *ours.notes)
+    notes = (*(() if seeds else (NO_SEEDS,)), *base.notes, *([selected[1]] if selected else ()), *ours.notes)
     compared = paired(base.predicted[0], ours.predicted[0], job.test_rows)
     text = comparison(
         ours.learner.student, base.evaluation, ours.evaluation, ours.picture, paired=compared,

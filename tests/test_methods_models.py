@@ -1,4 +1,4 @@
-"""PromptMix and HarmAug at a small size, for real: their shipped recipes on the real small models."""
+"""PromptMix, HarmAug and a pipeline at a small size, for real: their shipped recipes on the real small models."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_encoder
 from test_flows_make_dataset import ROOT, graft
 
 
@@ -53,3 +54,29 @@ def test_the_harmaug_recipe_makes_pairs_that_a_teacher_labels(tmp_path: Path) ->
     assert result["run"]["counts"]["asked_prefilled"] == result["run"]["counts"]["asked_plain"] == 2
     shown = json.loads(graft(tmp_path / "home", "show", "harmaug", "--json").stdout)
     assert any(row["response"] for row in shown["rows"]) and any(not row["response"] for row in shown["rows"])
+
+
+@pytest.mark.models
+def test_the_pipeline_of_reviews_makes_rows_that_explain_themselves_and_train_a_student(tmp_path: Path) -> None:
+    home, words = tmp_path / "home", ("run", "product_reviews", "--rows-per-label", "1", "--json")
+    done = graft(home, *words, seconds=300)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["version"]["labels"] == {"content": 1, "disappointed": 1}
+    rows = json.loads(graft(home, "show", "product_reviews", "--json").stdout)["rows"]
+    for row in rows:
+        stars, length = row["data"]["stars"], row["data"]["length"]
+        assert (stars >= 3) == (row["label"] == "content") and length == len(row["text"].split())
+    calls = json.loads(graft(home, "explain", rows[0]["id"], "--json").stdout)["calls"]
+    assert {call["model"] for call in calls} == {"qwen"} and len(calls) == 2, "a review, and the judge of it"
+
+    held = tmp_path / "held.csv"
+    held.write_text("text,label\nIt broke on the first day.,disappointed\nI love it and use it daily.,content\n")
+    encoder = tiny_encoder.write(tmp_path / "encoder", [row["text"] for row in rows])
+    options = ("--test", str(held), "--encoder", str(encoder), "--epochs", "1", "--json")
+    trained = graft(home, "train", "product_reviews", *options, seconds=200)
+    assert trained.returncode == 0, trained.stderr
+    report = json.loads(trained.stdout)
+    assert [one["trained_on"] for one in report["students"]] == ["seeds", "version"]
+    assert report["students"][0]["train_rows"] == 2, "the baseline knows the labels' names alone"
+    assert any("has no seeds" in note for note in report["notes"])
