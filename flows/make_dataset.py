@@ -24,6 +24,7 @@ from graft.flows.dedup import choose, missing, redecide, settle_round
 from graft.flows.engine import Flow, flow_run, task
 from graft.flows.neighbours import find_neighbours
 from graft.flows.plan import (
+    Finished,
     ShardSpec,
     apply_overrides,
     fresh_seed,
@@ -67,7 +68,7 @@ from graft.students.perplexity import perplexities
 SHARDS_AT_ONCE = 2
 """Shards that run at once, so that the next shard's first slots fill the gap left by a shard's last slots."""
 
-ENDED = ("target", "texts", "candidates")
+ENDED = ("target", "texts", "seeds", "candidates")
 """Reasons for which a shard ends by itself; any other is a halt, and the shard resumes with the run."""
 
 TEXTS_SEEN = 64
@@ -223,7 +224,7 @@ async def _rounds(context: RunContext, say: Say) -> tuple[list[Accepted], int]:
     for index, wanted in enumerate(plan, context.round):
         accepted = list[Accepted]()
         for attempt in range(TOP_UPS + 1):
-            short = missing(accepted, wanted)
+            short = {label: n for label, n in missing(accepted, wanted).items() if label not in context.spent}
             if not short or left <= 0 or (attempt and context.stop_reason):
                 break
             say(f"round {index + 1}: writing and reviewing" + (f", top-up {attempt}" if attempt else ""))
@@ -289,23 +290,24 @@ async def _run_shards(context: RunContext, specs: list[ShardSpec]) -> int:
     """Run all shards of a pass, a few at once. Returns the number of settled candidates."""
     room = asyncio.Semaphore(SHARDS_AT_ONCE)
 
-    async def one(spec: ShardSpec) -> int:
+    async def one(spec: ShardSpec) -> dict[str, Any]:
         async with room:
-            return 0 if context.halt() else await _one_shard(context, spec)
+            return {} if context.halt() else await _one_shard(context, spec)
 
     tasks = [asyncio.ensure_future(one(spec)) for spec in specs]
     try:
-        settled = sum(await asyncio.gather(*tasks))
+        reports = await asyncio.gather(*tasks)
         stopping.call_off()
-        return settled
+        context.spent.update(label for report in reports for label in report.get("spent", ()))
+        return sum(report.get("settled", 0) for report in reports)
     finally:
         for pending in tasks:
             pending.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _one_shard(context: RunContext, spec: ShardSpec) -> int:
-    """Make the shard, unless an earlier process finished it. Returns the number of settled candidates."""
+async def _one_shard(context: RunContext, spec: ShardSpec) -> dict[str, Any]:
+    """Make the shard, unless an earlier process finished it. Returns its report."""
     file = report_file(context.home, context.run_id, context.lake.id, spec)
     report = read_report(file)
     if report is None:
@@ -313,7 +315,7 @@ async def _one_shard(context: RunContext, spec: ShardSpec) -> int:
         if report["stopped_by"] in ENDED:
             keep_report(file, report)
     context.progress.note_shard((spec.round, spec.shard), report)
-    return int(report["settled"])
+    return report
 
 
 @task(name="make_shard", run_name="shard {spec[round]}.{spec[shard]}")
@@ -328,8 +330,9 @@ async def make_shard(run_id: str, spec: dict[str, Any]) -> dict[str, Any]:
     again = {name for name, c in known.items() if not c.slot.label and c.decision.status == "failed"}
     stored = {name: candidate for name, candidate in known.items() if name not in again}
 
-    def slot_for(label: str, index: int) -> Slot:
-        return context.method.make_slot(Place(run_id, plan.shard, plan.round, index, label), drawn)
+    def slot_for(label: str, index: int) -> Slot | None:
+        place = Place(run_id, plan.shard, plan.round, index, label)
+        return None if context.method.spent(place, drawn) else context.method.make_slot(place, drawn)
 
     async def commit(batch: list[Candidate], calls: list[Call]) -> None:
         batch_id = f"{plan.round}.{plan.shard}.{stable_hash([c.id for c in batch])}"
@@ -368,13 +371,7 @@ async def make_shard(run_id: str, spec: dict[str, Any]) -> dict[str, Any]:
     logs.shard_ended(name, report.stopped_by, report.settled, accepted, time.monotonic() - began)
     if report.stopped_by not in ENDED:
         context.stop_reason = report.stopped_by
-    return {
-        "settled": report.settled,
-        "accepted": report.accepted,
-        "stopped_by": report.stopped_by,
-        "overshoot": report.overshoot,
-        "tried": report.tried,
-    }
+    return {name: getattr(report, name) for name in Finished.model_fields}
 
 
 def _width(recipe: Recipe) -> int:

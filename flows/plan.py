@@ -131,6 +131,7 @@ class Finished(Value):
     stopped_by: str
     overshoot: int
     tried: dict[str, int]
+    spent: list[str] = Field(default=[])
 
 
 def report_file(home: Home, run_id: str, lake_id: str, spec: ShardSpec) -> Path:

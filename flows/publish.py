@@ -38,7 +38,7 @@ async def finish(context: RunContext, run: Run, kept: list[Accepted], surplus: i
     end: End = lambda rows: _ended(context, run, rows, chosen, surplus)  # noqa: E731
     ended, published = end(kept), None
     stopped_by = ended.stopped_by
-    if stopped_by not in ("target", "texts", "interval"):
+    if stopped_by not in ("target", "texts", "interval", "seeds"):
         logs.stopped_early(stopped_by, ended.counts["opened"], len(kept), context.progress.total_wanted)
     funnel = rounds.funnel(context.lake, run.id)
     report = context.method.report(context.lake.query, run.id, ended.counts)
@@ -78,6 +78,7 @@ def _ended(context: RunContext, run: Run, kept: Sequence[Accepted | Row], chosen
     shortfall = {label: n - have[label] for label, n in wanted.items() if have[label] < n}
     short = len(kept) < chosen
     whole = "target" if wanted else "interval" if context.enough else "texts"
+    used = "seeds" if shortfall.keys() <= context.spent else "candidates"
     counts = {
         **context.lake.counts(run.id),
         "published": len(kept),
@@ -88,7 +89,7 @@ def _ended(context: RunContext, run: Run, kept: Sequence[Accepted | Row], chosen
     return run.model_copy(
         update={
             "status": "partial" if shortfall or (context.stop_reason and not wanted) else "finished",
-            "stopped_by": context.stop_reason or (whole if not shortfall else "recall" if short else "candidates"),
+            "stopped_by": context.stop_reason or (whole if not shortfall else "recall" if short else used),
             "shortfall": shortfall,
             "counts": counts,
             "ended_at": utc_now(),

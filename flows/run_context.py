@@ -80,6 +80,8 @@ class RunContext:
     figures: dict[str, int] = field(default_factory=dict)
     """Further counts of the method; they are added to the run's."""
     stop_reason: str = ""
+    spent: set[str] = field(default_factory=set)
+    """Labels whose seeds are used up: no slot can be made for what is missing of them."""
     outlook: Feasibility | None = None
     """The reason why the target is out of reach, if that ended the run."""
     next_look: int = FIRST_LOOK

@@ -31,7 +31,7 @@ WINDOW = 4
 """Slots ahead of the settled prefix, in multiples of `width`: enough that one slow slot blocks nothing."""
 
 Outcome = tuple[Candidate, tuple[Call, ...]]
-MakeSlot = Callable[[str, int], Slot]
+MakeSlot = Callable[[str, int], Slot | None]
 RunSlot = Callable[[Slot], Awaitable[Outcome]]
 Admit = Callable[[Candidate], tuple[GateResult, ...]]
 Commit = Callable[[list[Candidate], list[Call]], Awaitable[None]]
@@ -75,7 +75,7 @@ class Stream:
 
 @dataclass
 class ShardReport:
-    """The result of a shard. `stopped_by` is target, candidates, texts (all were used), or the reason from `halt`.
+    """The result of a shard. `stopped_by` is target, candidates, texts or seeds (all were used), or `halt`'s reason.
 
     `accepted` counts rows by their final label.
     """
@@ -88,6 +88,8 @@ class ShardReport:
     """Slots opened after their label, in the settled order, had reached its target."""
     tried: dict[str, int] = field(default_factory=dict)
     """Settled slots of each label."""
+    spent: list[str] = field(default_factory=list)
+    """Labels of which no further slot could be made: their seeds are used up."""
 
 
 class ShardRunner:
@@ -145,10 +147,11 @@ class ShardRunner:
         finally:
             await self._cancel_running()
             await asyncio.shield(self._flush())
-        short = any(stream.accepted < stream.wanted for stream in self.streams)
+        short = {stream.label for stream in self.streams if stream.accepted < stream.wanted}
         given = all(not stream.label for stream in self.streams)
+        used = "texts" if given else "seeds" if short <= set(self._report.spent) else "candidates"
         self._report.tried = {stream.label: stream.settled for stream in self.streams}
-        self._report.stopped_by = stopped or ("target" if not short else "texts" if given else "candidates")
+        self._report.stopped_by = stopped or (used if short else "target")
         return self._report
 
     def _open(self) -> None:
@@ -161,6 +164,10 @@ class ShardRunner:
             if stream is None:
                 return
             slot = self._make_slot(stream.label, stream.opened)
+            if slot is None:
+                stream.horizon = stream.cap = stream.opened
+                self._report.spent.append(stream.label)
+                continue
             place = (stream.label, stream.opened)
             stream.opened += 1
             if slot.id in self._stored:

@@ -39,8 +39,8 @@ class Run(Shown, Value):
     code_version: str = Field(description="of Graft, then of the plugins that the run uses")
     stopped_by: str = Field(
         default="",
-        description="target, texts, interval, candidates, budget, time, yield, refusals, disagreement, out_of_reach, "
-        "recall, user or an error",
+        description="target, texts, seeds, interval, candidates, budget, time, yield, refusals, disagreement, "
+        "out_of_reach, recall, user or an error",
     )
     shortfall: dict[str, int] = Field(default_factory=dict, description="label to accepted rows still missing")
     counts: dict[str, int] = Field(default_factory=dict, description="opened, accepted, rejected, failed, surplus …")

@@ -239,6 +239,29 @@ def test_elements_of_a_list_are_rows_of_one_split_and_an_estimate_counts_their_c
     assert fake_llm.stats()["duplicates"] == 0
 
 
+def test_a_run_ends_once_the_seeds_that_it_goes_through_are_used(tmp_path: Path, fake_llm: Any) -> None:
+    def given(steps: list[Any], method: dict[str, Any]) -> None:
+        steps[:] = [
+            {"draw": "given", "seed": True},
+            {"ask": "reason", "prompt": "Why is {{ given.text }} so?"},
+            {"check": "holds", "of": "given.text != 'This is neat.'"},
+        ]
+        method["row"] = {"text": "given.text", "response": "reason"}
+
+    home, recipe = tmp_path / "home", written(tmp_path, fake_llm.url, given)
+    rows = [{"text": f"This is {word}.", "label": "good"} for word in ("fine", "great", "neat")]
+    rows += [{"text": f"Poor in {number} ways.", "label": "bad"} for number in ("two", "three", "four", "five", "six")]
+    data = yaml.safe_load(recipe.read_text())
+    recipe.write_text(yaml.safe_dump({**data, "seeds": {"rows": rows}, "gates": {"against_seeds": False}}))
+    done = here(home, "run", str(recipe), "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["version"]["labels"] == {"good": 2, "bad": 5} and found["run"]["shortfall"] == {"good": 3}
+    assert found["run"]["stopped_by"] == "seeds" and found["run"]["counts"]["opened"] == 8
+    assert fake_llm.stats()["calls"] == 7, "the check of a seed runs before its call"
+    assert json.loads(here(home, "run", str(recipe), "--json").stdout)["repeated"] is True
+
+
 def with_journal(home: Path, of: Path) -> Path:
     """A new home with another's finished calls."""
     home.mkdir()

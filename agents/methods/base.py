@@ -287,6 +287,10 @@ class Method(Generic[S]):
         """The slot at a place; it depends on the recipe's seed and the pool, never on timing."""
         raise NotImplementedError
 
+    def spent(self, place: Place, drawn: Drawn) -> bool:
+        """True if nothing is left to make the place's slot of, such as seeds that are used once each."""
+        return False
+
     async def run_slot(self, slot: Slot, context: Context) -> Candidate:
         """The decided candidate of one slot. Never raises for a model's failure: that becomes the decision."""
         raise NotImplementedError

@@ -215,16 +215,20 @@ class Pipeline(Method[PipelineSettings]):
     def make_slot(self, place: Place, drawn: Drawn) -> Slot:
         """A slot with what its steps draw; with a step that explodes it is one of a group with the same random seed."""
         plan = self.settings(drawn.recipe).plan
-        part = place.index % plan.parts
+        part, counted = place.index % plan.parts, _counted(place, plan.parts)
         first = dataclasses.replace(place, index=place.index - part)
         slot = make_slot(first, drawn, 0, 0)
-        counted = dataclasses.replace(first, index=first.index // plan.parts)
         for step in plan.steps.values():
             slot = step.draw(slot, counted, drawn)
         if plan.parts == 1:
             return slot
         own = {"id": slot_id(place), "index": place.index, "group": slot.id, "part": part}
         return slot.model_copy(update=own)
+
+    def spent(self, place: Place, drawn: Drawn) -> bool:
+        """True if a step has nothing left to draw."""
+        plan = self.settings(drawn.recipe).plan
+        return any(step.spent(_counted(place, plan.parts), drawn) for step in plan.steps.values())
 
     async def run_slot(self, slot: Slot, context: Context) -> Candidate:
         """The candidate after the last step, or the step that ended it. A reached budget ends it as failed.budget."""
@@ -360,6 +364,11 @@ def _soft_label(state: State, settings: PipelineSettings) -> dict[str, float]:
         state.draft.notes["step"] = ROW
         raise Ended(failure("expression", "Step row.soft_label: it gives no label a probability."))
     return {name: value / total for name, value in scores.items()}
+
+
+def _counted(place: Place, parts: int) -> Place:
+    """The place of the group that a slot belongs to, counted in groups."""
+    return dataclasses.replace(place, index=place.index // parts)
 
 
 def _note(state: State) -> None:

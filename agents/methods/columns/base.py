@@ -217,6 +217,10 @@ class Step(Value):
         """The slot with what the step draws of the run's material; the slots of a group count as one place."""
         return slot
 
+    def spent(self, place: Place, drawn: Drawn) -> bool:
+        """True if nothing is left that the step could draw for the place."""
+        return False
+
     async def run(self, state: State) -> JsonValue:
         """The column's value. Raises Ended where the step decides, CallFailed and BudgetExhausted as the gateway."""
         raise NotImplementedError

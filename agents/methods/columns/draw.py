@@ -135,6 +135,10 @@ class DrawStep(Step):
         held: JsonValue = {**(known if isinstance(known, dict) else {}), self.name: [row.id for row in rows]}
         return slot.model_copy(update={"payload": {**slot.payload, SHOTS: held}, "exemplars": (*slot.exemplars, *rows)})
 
+    def spent(self, place: Place, drawn: Drawn) -> bool:
+        """True once every seed of the label has been drawn."""
+        return self.seed and not _next_seed(self.name, place, drawn)
+
     def tokens(self, recipe: Recipe) -> int:
         """See Step."""
         return passage_tokens(recipe) if self.passage else super().tokens(recipe)
