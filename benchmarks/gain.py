@@ -143,7 +143,7 @@ def recipe_of(name: str, arm: str, teacher: str, seed: int, tokens: int, folder:
         "seeds": {"path": "seeds.jsonl"},
         "models": [
             {"name": "teacher", "provider": "embedded", "model": TEACHERS[teacher], "max_concurrency": 8,
-             "style": "completion" if teacher == "270m" else "chat", "top_logprobs": 200},
+             "style": "completion" if teacher == "270m" else "chat", "top_logprobs": 200, "timeout_s": 900},
             {"name": "minilm", "provider": "encoder", "model": "all-MiniLM-L6-v2"},
         ],
         "roles": {
