@@ -27,11 +27,12 @@ def history_tree(history: dict[str, Any]) -> Tree:
         _leaf(root, f"now, in {now['dataset']}@{now['version']}", f"{now['label']}: {plain(of_data(now['view']))}")
     _decision(root, history["decision"], history.get("probability"))
     _drawn(root, history)
-    if history["columns"]:
-        _branch(root, "columns", history["columns"])
+    if columns := [one for one in history["columns"] if one[0] not in _titles(history)]:
+        _branch(root, "columns", columns)
     for one in history["passages"]:
         _leaf(root, _place(one), one["text"] or "its text is not in this lake")
-    _branch(root, "seeds shown", [(row["id"], row["text"]) for row in history["exemplars"]])
+    if history["exemplars"]:
+        _branch(root, "seeds shown", [(row["id"], row["text"]) for row in history["exemplars"]])
     _branch(root, "roles", list(history["models"].items()))
     _branch(root, "calls", [_call(call) for call in history["calls"]])
     _branch(root, "reviews", [_review(review) for review in history["reviews"]])
@@ -54,8 +55,8 @@ def preview_tree(history: dict[str, Any], prompts: bool) -> Tree:
     _view(root, of_data(history["view"]))
     _decision(root, history["decision"], history.get("probability"))
     _drawn(root, history)
-    if history["columns"]:
-        _branch(root, "columns", history["columns"])
+    if columns := [one for one in history["columns"] if one[0] not in _titles(history)]:
+        _branch(root, "columns", columns)
     for one in history["passages"]:
         _leaf(root, _place(one), one["text"] or "its text is not in this lake")
     for review in history["reviews"]:
@@ -75,6 +76,11 @@ def preview_tree(history: dict[str, Any], prompts: bool) -> Tree:
 def _view(root: Tree, view: View) -> None:
     for part in view:
         _leaf(root, part.title or part.tone, plain((Part(part.pieces),)))
+
+
+def _titles(history: dict[str, Any]) -> set[str]:
+    """Columns that the row's view shows already."""
+    return {part.title for part in of_data(history["view"]) if part.title}
 
 
 def _place(passage: dict[str, Any]) -> str:
@@ -132,7 +138,8 @@ def _drawn(root: Tree, history: dict[str, Any]) -> None:
     """The request beyond the label, and how the label was decided."""
     labelling = history.get("labelling")
     for name, text in history.get("meant", ()):
-        _leaf(root, name, text)
+        if name not in _titles(history):
+            _leaf(root, name, text)
     if labelling:
         kept = "label confirmed" if history["intended_label"] else "label given"
         verb = "relabelled" if labelling["relabelled"] else kept if labelling["label"] else "no label"
