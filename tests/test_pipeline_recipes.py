@@ -260,6 +260,9 @@ def test_a_run_ends_once_the_seeds_that_it_goes_through_are_used(tmp_path: Path,
     assert found["run"]["stopped_by"] == "seeds" and found["run"]["counts"]["opened"] == 8
     assert fake_llm.stats()["calls"] == 7, "the check of a seed runs before its call"
     assert json.loads(here(home, "run", str(recipe), "--json").stdout)["repeated"] is True
+    recipe.write_text(recipe.read_text().replace("Why is", "How is"))
+    again = json.loads(here(home, "run", str(recipe), "--json").stdout)["version"]
+    assert again["version"] == 2 and again["rows"] == 7, "a new prompt goes through the same texts"
 
 
 def with_journal(home: Path, of: Path) -> Path:

@@ -163,10 +163,12 @@ class Pipeline(Method[PipelineSettings]):
     fills = True
 
     def traits(self, recipe: Recipe) -> Traits:
-        """Duplicates by cosine; candidates of one list share their fate."""
+        """Duplicates by cosine; candidates of one list share their fate. Texts that no model writes may repeat earlier
+        versions': each run goes through them again."""
         settings = self.settings(recipe)
         return Traits(
             max_cosine=settings.max_cosine, together=settings.plan.parts, assumed_yield=YIELD,
+            repeats_published=settings.plan.given,
             assumptions=(f"{YIELD:.0%} of candidates pass every step",),
         )  # fmt: skip
 

@@ -30,6 +30,7 @@ class Plan:
         tags: names of tags that no text may open or close
         early: columns of the row's data that the gates see; the others rest on a review, which follows the gates
         writing: roles whose words are in the row
+        given: whether no model writes the row's text: it is a seed's, a passage's, or drawn
     """
 
     steps: Mapping[str, Step]
@@ -41,6 +42,7 @@ class Plan:
     tags: tuple[str, ...] = ()
     early: tuple[str, ...] = ()
     writing: frozenset[str] = frozenset()
+    given: bool = False
 
 
 def problems_of(steps: Sequence[Step], row: Sequence[tuple[str, str]]) -> list[Finding]:
@@ -90,6 +92,8 @@ def plan_of(steps: Sequence[Step], row: Sequence[tuple[str, str]], data: Mapping
     read = {name for text in worded for name in compiled(text).names}
     read |= {name for one in read for name in reached(reads, one)}
     writing = frozenset(role for name in read & own.keys() if own[name].writes for role in own[name].roles())
+    texts = {name for field, text in row if field == "text" for name in compiled(text).names}
+    texts |= {name for one in texts for name in reached(reads, one)}
     made = frozenset(name for text in shown for name in compiled(text).names if name in own)
     made = made.union(*(frozenset({one.name}) for one in steps if one.changes in made and one.changes))
     nodes = [Node(step.name, reads[step.name], step.calls_models, at) for at, step in enumerate(steps)]
@@ -101,6 +105,7 @@ def plan_of(steps: Sequence[Step], row: Sequence[tuple[str, str]], data: Mapping
     return Plan(
         own, waves([*nodes, Node(ROW, made, False, len(steps))]), shapes, apart, int(getattr(exploding, "most", 1)),
         {name: step.prepare(shapes, tags) for name, step in own.items()}, tags, early, writing,
+        not any(own[name].calls_models for name in texts & own.keys()),
     )  # fmt: skip
 
 
