@@ -65,6 +65,10 @@ lint: install ## Check style and formatting (ruff)
 types: install ## Check types (mypy, strict)
 	@$(BIN)/mypy
 
+.PHONY: docs
+docs: install ## Build the docs with their generated reference into build/site; a broken link fails (ten seconds)
+	@$(BIN)/python .ci/docs.py $(ARGS)
+
 .PHONY: audit
 audit: install ## Check pins, hashes, installed files, model weights and licences, and write an SBOM (two minutes)
 	@env -u GRAFT_HOME $(BIN)/python .ci/audit.py $(ARGS)
