@@ -6,8 +6,10 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 import yaml
 from fake_llm import Serving
 from typer.testing import CliRunner
@@ -56,6 +58,25 @@ def test_a_wrong_link_or_anchor_is_found(tmp_path: Path, monkeypatch: pytest.Mon
         "# One two\n[x](a.md#one-two) [y](b.md) `[z](c.md)`\n[w](#three)\n```\n[v](d.md)\n```\n"
     )
     assert docs.broken([tmp_path / "a.md"]) == ["a.md:2: b.md", "a.md:3: #three"]
+
+
+def test_every_command_and_option_that_the_docs_name_exists() -> None:
+    group: Any = typer.main.get_command(app)
+    wrong = []
+    for page in docs.pages()[:1] + sorted((ROOT / "docs").glob("*.md")):
+        for verb, rest in re.findall(
+            r"^(?:\$ )?graft ([a-z-]+)([^#\n]*)", page.read_text(encoding="utf-8"), re.MULTILINE
+        ):
+            found = group.commands.get(verb)
+            known = {name for one in [found, *getattr(found, "commands", {}).values()] for name in options(one)}
+            used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", rest))
+            if found is None or (used - known and not found.ignore_unknown_options):
+                wrong.append(f"{page.name}: graft {verb}{rest}")
+    assert not wrong
+
+
+def options(command: Any) -> set[str]:
+    return {name for one in command.params for name in (*one.opts, *one.secondary_opts)} if command else set()
 
 
 def test_the_tutorials_commands_print_what_it_shows(
