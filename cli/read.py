@@ -41,7 +41,14 @@ def status(json: JsonFlag = False) -> None:
     noted = [found for run in runs if (found := read_live(home, run.id)) and found.state != "ended"]
     if json:
         dumped = [{**run.model_dump(mode="json"), "recipe": without_seeds(run.recipe)} for run in runs]
-        as_json({"runs": dumped, "live": [one.model_dump(mode="json") for one in noted], "services": service})
+        as_json(
+            {
+                "home": str(home.root),
+                "runs": dumped,
+                "live": [one.model_dump(mode="json") for one in noted],
+                "services": service,
+            }
+        )
         return
     if not runs:
         console().print(f"no runs yet in {home.root}. Start one:  graft run demo --train", soft_wrap=True)
@@ -59,6 +66,7 @@ def status(json: JsonFlag = False) -> None:
     from graft.cli.ops import print_services
 
     print_services(service)
+    console().print(f"home: {home.root} ({home.why})", markup=False, highlight=False, soft_wrap=True)
 
 
 def _live_line(one: Live) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,11 +13,15 @@ import typer
 from graft.cli.options import JsonFlag
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from graft.data.lake import Lake
     from graft.data.scores.pairs import Paired
 
 SHORT = 10
 """Characters shown of an id: enough to select it."""
+LINE_S = 5.0
+"""Seconds between two lines of progress where there is no terminal."""
 
 
 def train(
@@ -42,11 +49,49 @@ def train(
     with at_work("run the same command: it trains again"):
         from graft.flows.train_student import train_student
 
-        report = train_student(ref, test=test, overrides=overrides)
+        with shown_training():
+            report = train_student(ref, test=test, overrides=overrides)
     if json:
         as_json(report)
     else:
         console().print(report["text"], markup=False, soft_wrap=True)  # a table: its lines are not wrapped
+
+
+@contextmanager
+def shown_training() -> Iterator[None]:
+    """Show epoch and time left on standard error while the block trains: a bar on a terminal, lines elsewhere."""
+    import sys
+
+    from graft.students.progress import Step, watched
+
+    if sys.stderr.isatty():
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        with Progress(TextColumn("{task.description}"), BarColumn(), console=_errors(), transient=True) as bar:
+            task = bar.add_task("loading the version and the encoder", total=None)
+
+            def move(one: Step) -> None:
+                bar.update(task, description=one.line, completed=one.step, total=one.steps)
+
+            with watched(move):
+                yield
+        return
+    due = [0.0]
+
+    def write(one: Step) -> None:
+        if time.monotonic() >= due[0]:
+            due[0] = time.monotonic() + LINE_S
+            sys.stderr.write(one.line + "\n")
+            sys.stderr.flush()
+
+    with watched(write):
+        yield
+
+
+def _errors() -> Console:
+    from graft.cli.show import console
+
+    return console(stderr=True)
 
 
 def students(

@@ -113,11 +113,14 @@ class Lake(RunRecords, StudentRecords):
 
     @classmethod
     @contextmanager
-    def look(cls, home: Home, *, threads: int | None = None) -> Iterator[Lake]:
-        """The lake of this home to read, for a `with` block; of a home without a lake an empty one. It makes nothing.
+    def look(cls, home: Home | None = None, *, threads: int | None = None) -> Iterator[Lake]:
+        """The lake of a home to read, for a `with` block; of a home without a lake an empty one. It makes nothing.
+
+        `home` is by default that of the environment.
 
         Raises as `open`.
         """
+        home = home or Home.find(create=False)
         if (home.lake / CATALOGUE).exists():
             with cls.open(home, read_only=True, threads=threads) as lake:
                 yield lake

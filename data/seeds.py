@@ -10,11 +10,13 @@ import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from graft.data.intake.columns import likely
 from graft.data.intake.limits import FLOOR, MAX_LINE, weight
 from graft.data.intake.parquet import parquet_rows, schema_of
 from graft.data.intake.parts import Problems
@@ -36,6 +38,9 @@ MAX_FILE_BYTES = 512_000_000
 MAX_PROBLEMS = 100
 """Most listed problems; the rest of a broken file is counted."""
 
+FIRST_ROWS = 50
+"""Rows whose columns are compared with the recipe's before any row is checked."""
+
 Record = tuple[int, Mapping[str, Any]]
 """Line (or row, for Parquet), and its fields."""
 
@@ -47,7 +52,7 @@ def load_seeds(recipe: Recipe, folder: Path) -> list[Seed]:
     """
     settings, labels = recipe.seeds, recipe.task.names
     free = not recipe.task.labelled
-    reader = _Reader(str(folder), labels, label_optional=free)
+    reader = _Reader(str(folder), labels, label_optional=free, block="seeds")
     names = (settings.text_field, settings.label_field, settings.response_field)
     if settings.path:
         reader.file = str(folder / settings.path)
@@ -103,6 +108,8 @@ class _Reader:
     label_optional: bool = False
     keep_repeats: bool = False
     several: bool = False
+    block: str = "student"
+    """The recipe's block that names the columns."""
     rows: list[tuple[str, str, str | None]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     repeated: int = 0
@@ -145,8 +152,27 @@ class _Reader:
         elif path.stat().st_size > MAX_FILE_BYTES:
             self.problem(None, "", f"has {path.stat().st_size:,} bytes", f"give at most {MAX_FILE_BYTES:,} bytes")
         else:
-            for line, record in chosen(self, path, names):
-                self.take(line, record, names)
+            rows = chosen(self, path, names)
+            first = list(islice(rows, FIRST_ROWS))
+            if not self._other_columns([record for _, record in first], names):
+                for line, record in chain(first, rows):
+                    self.take(line, record, names)
+
+    def _other_columns(self, records: Sequence[Mapping[str, Any]], names: tuple[str, str, str]) -> bool:
+        """Record one problem if the file has no column of a required name: the settings to change, not every row."""
+        have = list(dict.fromkeys(str(name) for record in records for name in record))
+        needed = {"text": names[0]} if self.label_optional else {"text": names[0], "label": names[1]}
+        missing = {role: name for role, name in needed.items() if name not in have}
+        if not have or not missing:
+            return False
+        found = {role: likely(role, records, tuple(needed.values())) for role in missing}
+        settings = [f"{self.block}.{role}_field: {found[role]}" for role in missing if found[role]]
+        fix = f"set {' and '.join(settings)} in the recipe" if settings else f"name its columns in {self.block}"
+        what = " and ".join(map(repr, missing.values()))
+        listed = ", ".join(have[:12]) + (f" and {len(have) - 12} more" if len(have) > 12 else "")
+        gone = f"columns {what} are missing" if len(missing) > 1 else f"column {what} is missing"
+        self.problem(None, ", ".join(missing.values()), f"{gone}: the file has {listed}", fix)
+        return True
 
     def take(self, line: int | None, record: Mapping[str, Any], names: tuple[str, str, str], at: str = "") -> None:
         """Check one record and keep it if it is valid."""

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from graft.data.quality import Quality
     from graft.data.review import Queue
     from graft.data.scores.pairs import Paired
+    from graft.flows.clean import Cleaned
     from graft.flows.estimate import Estimate
     from graft.flows.preview import Preview
     from graft.flows.rescreen import Rescreened
@@ -59,9 +60,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GateSettings", "Limits", "ModelSpec", "Recipe", "RoleSpec", "SeedSettings", "StudentSettings", "Target",
-    "__version__", "aimprove", "alabel", "apreview", "arun", "ateacher", "atrain", "compare", "datasets", "diff",
-    "estimate", "explain", "export", "improve", "label", "load", "predict", "preview", "quality", "report", "rescreen",
-    "review", "run", "teacher", "train", "validate",
+    "__version__", "aimprove", "alabel", "apreview", "arun", "ateacher", "atrain", "clean", "compare", "datasets",
+    "diff", "estimate", "explain", "export", "improve", "label", "load", "predict", "preview", "quality", "report",
+    "rescreen", "review", "run", "teacher", "train", "validate",
 ]  # fmt: skip
 
 _VALUES = {
@@ -210,9 +211,8 @@ def load(ref: str, *, split: str | None = None, restricted: bool = False) -> pd.
     from graft.data.lake import Lake
     from graft.data.versions import load as load_version
     from graft.data.versions import version
-    from graft.schemas.home import Home
 
-    with Lake.look(Home.find(create=False)) as lake:
+    with Lake.look() as lake:
         frame = load_version(lake, version(lake, ref), split)
     hidden = 0 if restricted else int(frame["restricted"].sum())
     if not hidden:
@@ -228,10 +228,9 @@ def explain(row_id: str, *, restricted: bool = False) -> dict[str, Any]:
     """
     from graft.data.explain import explain as explain_row
     from graft.data.lake import Lake
-    from graft.schemas.home import Home
     from graft.schemas.shown import History
 
-    with Lake.look(Home.find(create=False)) as lake:
+    with Lake.look() as lake:
         return History(explain_row(lake, row_id, restricted=restricted))
 
 
@@ -239,9 +238,8 @@ def datasets() -> list[DatasetVersion]:
     """Every published version, oldest first."""
     from graft.data.lake import Lake
     from graft.data.versions import versions
-    from graft.schemas.home import Home
 
-    with Lake.look(Home.find(create=False)) as lake:
+    with Lake.look() as lake:
         return versions(lake)
 
 
@@ -269,10 +267,9 @@ def quality(ref: str, *, against: str | None = None) -> Quality:
     from graft.data.lake import Lake
     from graft.data.quality import quality as report
     from graft.data.versions import version
-    from graft.schemas.home import Home
 
     embed, _ = find_embed()
-    with Lake.look(Home.find(create=False)) as lake:
+    with Lake.look() as lake:
         return report(lake, version(lake, ref), embed=embed, against=version(lake, against) if against else None)
 
 
@@ -281,9 +278,8 @@ def diff(before: str, after: str, *, restricted: bool = False) -> Diff:
     from graft.data.diff import diff as compare
     from graft.data.lake import Lake
     from graft.data.versions import version
-    from graft.schemas.home import Home
 
-    with Lake.look(Home.find(create=False)) as lake:
+    with Lake.look() as lake:
         return compare(lake, version(lake, before), version(lake, after), restricted=restricted)
 
 
@@ -350,10 +346,9 @@ def review(ref: str, *, rule: str = "disagreement", size: int = 20, restricted: 
     from graft.data.lake import Lake
     from graft.data.review import queue
     from graft.data.versions import version
-    from graft.schemas.home import Home
 
     given = {"by": user_name(), **options}
-    with Lake.look(Home.find(create=False)) as lake:
+    with Lake.look() as lake:
         return queue(lake, version(lake, ref), cast("Any", rule), size=size, restricted=restricted, **given)
 
 
@@ -369,6 +364,14 @@ def compare(a: str, b: str, *, test: str | None = None) -> Paired:
     from graft.cli.students import paired
 
     return paired(a, b, test)
+
+
+def clean(*, yes: bool = False, models: bool = False) -> Cleaned:
+    """What can be freed in the home; `yes` deletes it, with `models` also joined models that no recipe names."""
+    from graft.flows.clean import clean as free
+    from graft.schemas.home import Home
+
+    return free(Home.find(create=False), yes=yes, models=models)
 
 
 def _named(recipe: AnyRecipe) -> str:

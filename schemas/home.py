@@ -82,6 +82,15 @@ class Home:
         return cls(root)
 
     @property
+    def why(self) -> str:
+        """Why this home is in use, in words."""
+        if os.environ.get("GRAFT_HOME"):
+            return "GRAFT_HOME names it"
+        if self.root.parent == Path.cwd().resolve():
+            return "the .graft of the working folder" if self.root.is_dir() else "the first run creates it here"
+        return "the nearest .graft above the working folder"
+
+    @property
     def lake(self) -> Path:
         """The lake's folder: catalogue.sqlite, files/ and the commit lock."""
         return self.root / "lake"

@@ -207,6 +207,14 @@ def share(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{value:.{digits}%}"
 
 
+def disk_size(count: int) -> str:
+    """Bytes in decimal units: 690 MB."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:,.1f} {unit}" if count < 10 * scale else f"{count / scale:,.0f} {unit}"
+    return f"{count} B"
+
+
 def money(value: float | None) -> str:
     """US dollars, six decimal places for less than a tenth of a cent; "unknown" if the price is not known."""
     if value is None:

@@ -11,6 +11,7 @@ Loads torch: import it only where a student is trained or used.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.pretrained import check_written, pretrained
 from graft.students.encoder import Encoder, quiet_transformers
 from graft.students.heads import Head, Predicted, head_in
+from graft.students.words import restored, share
 
 SCALE = 10.0
 """Initial factor of cosines before the softmax; the layer then learns its own."""
@@ -149,6 +151,17 @@ class TextClassifier(nn.Module):
         save_file(layer, folder / "head.safetensors")
         self.save_facts(folder)
 
+    def share_words(self, folder: Path, encoder: Encoder) -> None:
+        """Let a saved classifier share its encoder's word embeddings with the other students beside its folder.
+
+        Without room or with another kind of weights it stays whole.
+        """
+        own = self.encoder.get_input_embeddings().weight
+        name = next((key for key, value in self.encoder.named_parameters() if value is own), "")
+        with contextlib.suppress(OSError):
+            base = TextClassifier.start(encoder, self.outputs, self.max_length).encoder.get_input_embeddings()
+            share(folder, base.weight, name)
+
     def save_facts(self, folder: Path) -> None:
         """classifier.json, whole or not at all: labels in order, length, and the facts of the head."""
         facts: dict[str, Any] = {"labels": self.labels, "max_length": self.max_length, **self.outputs.facts()}
@@ -164,6 +177,7 @@ class TextClassifier(nn.Module):
         check_written(folder)
         facts = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
         model = cls.start(Encoder(str(folder / "encoder"), "", ""), head_in(facts), facts["max_length"])
+        restored(folder / "encoder", model.encoder.get_input_embeddings())
         model.head.load_state_dict(load_file(folder / "head.safetensors"))
         return model.eval()
 

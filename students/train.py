@@ -24,6 +24,7 @@ from graft.students.encoder import Encoder, find_encoder
 from graft.students.evaluate import Probabilities, Rows, confusion_png
 from graft.students.heads import Head, Predicted, head_of
 from graft.students.objectives.base import objective_of
+from graft.students.progress import reporter
 from graft.students.report import Report, comparison
 from graft.students.rows import Given, TrainRow, named, unique
 from graft.students.select import select_rows
@@ -275,8 +276,10 @@ def _trained(lesson: Lesson, encoder: Encoder, home: Home, say: Say) -> Student:
     name = lesson.student_id(encoder)
     folder = home.student(name)
     made = train_classifier(
-        lesson.rows, lesson.head.labels, lesson.settings, folder, say=say, validation=lesson.validation
-    )
+        lesson.rows, lesson.head.labels, lesson.settings, folder, say=say, validation=lesson.validation,
+        progress=reporter(lesson.what, lesson.settings.epochs),
+    )  # fmt: skip
+    made.model.share_words(folder, encoder)
     if lesson.head.tuned_on_validation:
         _tune(made.model, lesson.tuning)
         made.model.save_facts(folder)

@@ -41,7 +41,7 @@ PATHS = (
     "/schedules",
     "/preview",
 )
-MENU = ("/", "/preview", "/runs", "/datasets", "/rows", "/review", "/students", "/models", "/schedules")
+MENU = ("/", "/preview", "/runs", "/datasets", "/rows", "/review", "/students", "/models", "/schedules", "/settings")
 
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 

@@ -104,7 +104,7 @@ def test_every_broken_jsonl_line_is_named_at_once(tmp_path: Path) -> None:
         ("text,label\nfine,refund\na, b,refund\n", 3, "3 columns"),
         ('text,label\n"two\nlines",refund\nshort\n', 4, "1 columns"),
         ('text,label\nfine,refund\n"never closed,refund\nmore,refund\n', 3, "not valid CSV"),
-        ("txt,label\nfine,refund\n", 2, "'text' is missing"),
+        ("txt,label\nfine,refund\n", None, "'text' is missing: the file has txt, label"),
         ("text,label\nfine,\n", 2, "label is empty"),
         ("text,label\nnul \0,refund\n", 2, "NUL"),
         ("text,label\n" + "x" * (MAX_TEXT_CHARS + 1) + ",refund\n", 2, "characters"),
@@ -118,6 +118,13 @@ def test_broken_csv_names_the_line(tmp_path: Path, raw: str, line: int | None, w
     (tmp_path / "s.csv").write_text(raw, encoding="utf-8", newline="")
     problem = problems_of(tmp_path, "s.csv")[0]
     assert problem.line == line and what in problem.what, problem
+
+
+def test_other_column_names_are_one_problem_with_the_settings_to_change(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("id,utterance,intent\n" + "1,where is my parcel,delivery\n" * 300)
+    (problem,) = problems_of(tmp_path, "s.csv")
+    assert problem.what == "columns 'text' and 'label' are missing: the file has id, utterance, intent"
+    assert problem.fix == "set seeds.text_field: utterance and seeds.label_field: intent in the recipe"
 
 
 def test_csv_in_another_encoding_names_each_line(tmp_path: Path) -> None:

@@ -58,17 +58,19 @@ def line(
 
 def lines(
     rows: Sequence[dict[str, Any]], *, x: str, y: str, part: str, x_title: str, y_title: str, width: int = 520,
-    height: int = 220, low: str = "", high: str = "", zero: bool = True,
+    height: int = 220, low: str = "", high: str = "", zero: bool = True, y_format: str = "",
 ) -> dict[str, Any]:  # fmt: skip
-    """A line with points for each value of `part`. `low` and `high` name the ends of an interval, drawn as a band."""
+    """A line with points for each value of `part`; `x` is whole. `low` and `high` name the ends of an interval, drawn
+    as a band.
+    """
     import altair as alt
 
     colour = alt.Color(f"{part}:N", title=None, scale=alt.Scale(range=list(PALETTE)), legend=alt.Legend(orient="top"))
     base = alt.Chart(alt.InlineData(values=list(rows))).encode(
-        x=alt.X(f"{x}:Q", title=x_title, axis=alt.Axis(tickMinStep=1)), color=colour
+        x=alt.X(f"{x}:Q", title=x_title, axis=alt.Axis(tickMinStep=1, format="d")), color=colour
     )
     drawn: Any = base.mark_line(point=True).encode(
-        y=alt.Y(f"{y}:Q", title=y_title, scale=alt.Scale(zero=zero)),
+        y=alt.Y(f"{y}:Q", title=y_title, scale=alt.Scale(zero=zero), axis=alt.Axis(format=y_format or alt.Undefined)),
         strokeDash=alt.StrokeDash(f"{part}:N", legend=None),
     )
     if low and high:

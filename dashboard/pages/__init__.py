@@ -22,12 +22,15 @@ from graft.dashboard.pages import (
     rows,
     runs,
     schedules,
+    settings,
     students,
+    trying,
 )
 from graft.schemas.errors import NotFound
 
 MODULES = (
-    home, preview, runs, datasets, report, judged, map, changes, people, rows, row, review, students, models, schedules,
+    home, preview, runs, datasets, report, judged, map, changes, people, rows, row, review, trying, students, models,
+    schedules, settings,
 )  # fmt: skip
 
 

@@ -1,11 +1,11 @@
-"""Students: leaderboards by test, learning curves, and one student in detail, compared with another."""
+"""Students: leaderboards by test, learning curves, and one student in detail: its mistakes, and another beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,18 +17,25 @@ from graft.schemas.sections import Column, Table
 
 if TYPE_CHECKING:
     from graft.data.scores import Answers, Paired, SliceScore
+    from graft.data.scores.mistakes import Mistake
     from graft.schemas.students import Evaluation, Student
 
 MOST_LABELS = 30
 """Maximum number of labels in a confusion matrix."""
+MATRIX_LABELS = 12
+"""Maximum number of labels in a matrix whose cells are links; more are drawn as a chart."""
 SLICES = 12
 WRONG = 8
 """Wrong rows listed for each slice."""
+WRONG_TEXTS = 50
+"""Mistakes shown with their texts."""
 
 
 def students(request: Request) -> Response:
     """Show leaderboards by dataset and test file, and learning curves. `?dataset=` narrows both."""
     from graft.data.scores import board_tables, leaderboard, learning_curve
+    from graft.data.versions import versions
+    from graft.flows.background import progress
 
     context, chosen = context_of(request), request.query_params.get("dataset", "")
     standings = leaderboard(context.lake, chosen or None)
@@ -42,9 +49,11 @@ def students(request: Request) -> Response:
     loops = {curves[0].improvement: name for name in ([chosen] if chosen else names)
              if (curves := learning_curve(context.lake, name))}  # fmt: skip
     kinds = kind_tables(context, chosen or None)
+    work = request.query_params.get("of", "")
     return context.page(
         request, "students.html.jinja", "Students", tables=(*boards, *kinds), names=names, chosen=chosen, tests=tests,
         loops=list(loops.values()), kinds=[table.name for table in kinds],
+        refs=[one.ref for one in versions(context.lake)], work=progress(context.home, work) if work else None,
     )  # fmt: skip
 
 
@@ -62,32 +71,77 @@ def kind_tables(context: PageContext, dataset: str | None, version: int | None =
 
 
 def student(request: Request) -> Response:
-    """Show one student on one test (`?test=HASH`); `?with=` compares it with another by a paired test."""
-    from graft.data.scores import against_teacher, answers, find_student, row_facts, speed, worst_slices
+    """Show one student on one test (`?test=HASH`); `?with=` compares it with another by a paired test.
+
+    `?true=` and `?predicted=` narrow its mistakes to a cell of the confusion matrix.
+    """
+    from graft.data.scores import find_student
+
+    return student_page(request, find_student(context_of(request).lake, request.path_params["student_id"]))
+
+
+def student_page(request: Request, found: Student, tried: dict[str, Any] | None = None) -> Response:
+    """A student's page; `tried` holds a text and its answer."""
+    from graft.data.scores import against_teacher, answers, row_facts, speed, worst_slices
 
     context, query = context_of(request), request.query_params
-    found = find_student(context.lake, request.path_params["student_id"])
     judged = context.lake.evaluations(found.id)
     if not judged:
         return context.page(
             request, "student.html.jinja", f"Student {found.id}", found=found, judged=(), chosen=None, tables=(),
-            others=(), pair=None, kept=False, speed=None,
+            others=(), pair=None, kept=False, speed=None, tried=tried, usable=_usable(context, found),
         )  # fmt: skip
     chosen = _chosen(judged, query.get("test", ""))
     found_answers = answers(context.home, found, chosen.test_hash)
     slices = worst_slices(found_answers, row_facts(context.lake, found_answers))[:SLICES] if found_answers else []
-    others = _others(context, found, chosen)
     teachers = [one for one in against_teacher(context.lake, found) if one.test_hash == chosen.test_hash]
     pair, why = _pair(context, found, query.get("with", ""), chosen)
+    cell = (query.get("true"), query.get("predicted"))
     tables = (
-        _classes(chosen), _slices(slices, found_answers), _teachers([one.model_dump() for one in teachers]),
-        _counts(pair),
+        _classes(chosen), _slices(slices, found_answers), _teachers([one.model_dump() for one in teachers], found),
+        pair_table(pair),
     )  # fmt: skip
+    wrong, wrong_rows = _mistakes(context, found, found_answers, cell)
     return context.page(
         request, "student.html.jinja", f"Student {found.id}", found=found, judged=judged, chosen=chosen, tables=tables,
-        others=others, pair=pair, why=why, other=query.get("with", ""), kept=found_answers is not None,
-        speed=speed(context.home, found, chosen.test_hash),
+        others=_others(context, found, chosen), pair=pair, why=why, other=query.get("with", ""),
+        kept=found_answers is not None, speed=speed(context.home, found, chosen.test_hash), tried=tried, cell=cell,
+        wrong=wrong, wrong_rows=wrong_rows, matrix=_matrix(found, chosen), usable=_usable(context, found),
     )  # fmt: skip
+
+
+def _usable(context: PageContext, found: Student) -> bool:
+    """True if the student's folder holds a student that labels texts."""
+    from graft.students.predict import is_student
+
+    return is_student(context.home.student(found.id))
+
+
+def _mistakes(
+    context: PageContext, found: Student, held: Answers | None, cell: tuple[str | None, str | None]
+) -> tuple[list[Mistake], int]:
+    from graft.data.scores.mistakes import mistakes
+
+    if held is None:
+        return [], 0
+    return mistakes(context.lake, found, held, label=cell[0], predicted=cell[1], most=WRONG_TEXTS)
+
+
+def _matrix(found: Student, chosen: Evaluation) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The confusion matrix as rows of linked cells; empty for more labels than a table can show."""
+    if not chosen.confusion or len(chosen.labels) > MATRIX_LABELS:
+        return []
+    top = max((cell for row in chosen.confusion for cell in row), default=0) or 1
+    return [
+        (true, [{"rows": rows, "ink": round(100 * rows / top), "right": true == guess,
+                 "href": _cell_address(found.id, chosen.test_hash, true, guess)}
+                for guess, rows in zip(chosen.labels, counts, strict=True)])
+        for true, counts in zip(chosen.labels, chosen.confusion, strict=True)
+    ]  # fmt: skip
+
+
+def _cell_address(student_id: str, test: str, true: str, predicted: str) -> str:
+    return f"/students/{student_id}?{urlencode({'test': test, 'true': true, 'predicted': predicted})}#mistakes"
 
 
 def _chosen(judged: list[Evaluation], digest: str) -> Evaluation:
@@ -151,7 +205,7 @@ def _slices(slices: list[SliceScore], found_answers: Answers | None) -> Table:
     return Table("slices", "Weak slices", columns, rows, note=note)
 
 
-def _teachers(rows: list[dict[str, Any]]) -> Table:
+def _teachers(rows: list[dict[str, Any]], found: Student) -> Table:
     columns = (
         Column("model", "teacher"), Column("shots", "shots", "number"), Column("rows", "test rows", "number"),
         Column("teacher_accuracy", "teacher", "share"), Column("student_accuracy", "student", "share"),
@@ -164,11 +218,12 @@ def _teachers(rows: list[dict[str, Any]]) -> Table:
         "Compared with the teacher",
         columns,
         rows,
-        empty="No teacher was evaluated: graft train DATASET --set teacher_rows=200",
+        empty=f"No teacher was evaluated: graft train {found.dataset} --teacher 200",
     )
 
 
-def _counts(pair: Paired | None) -> Table:
+def pair_table(pair: Paired | None) -> Table:
+    """Rows that both, one or neither of two students have right."""
     columns = (Column("who", "right"), Column("rows", "rows", "number"))
     rows = [] if pair is None else [
         {"who": "both", "rows": pair.both}, {"who": f"only {pair.b}", "rows": pair.only_b},
@@ -218,6 +273,7 @@ def draw_curve(context: PageContext, given: Mapping[str, str]) -> Spec | None:
         low="low",
         high="high",
         zero=False,
+        y_format="%",
     )
 
 
@@ -261,8 +317,8 @@ def _off(chosen: Evaluation, at: int) -> int:
 
 
 PAGES = (
-    Page("/students", "students", students, menu="Students", plain=("dataset",)),
-    Page("/students/{student_id}", "student", student, plain=("test",)),
+    Page("/students", "students", students, menu="Students", plain=("dataset", "of")),
+    Page("/students/{student_id}", "student", student, plain=("test", "true", "predicted")),
 )
 CHARTS = (
     Chart("board", "accuracy of each student, with its interval", draw_board),

@@ -181,6 +181,21 @@ def _fits(role: str, column: str, records: Sequence[Mapping[str, Any]]) -> bool:
     return True
 
 
+def likely(role: str, records: Sequence[Mapping[str, Any]], taken: Sequence[str] = ()) -> str:
+    """The column that most likely plays a role (text or label), by its name, else by its values; empty if none does."""
+    columns = [name for name in dict.fromkeys(str(name) for record in records for name in record) if name not in taken]
+    for group in NAMES[role]:
+        found = [name for name in columns if re.sub(r"[\s\-]+", "_", name.strip().casefold()) in group]
+        if found := [name for name in found if _fits(role, name, records)]:
+            return found[0]
+    spread = {name: [value for record in records if isinstance(value := record.get(name), str)] for name in columns}
+    words = {name: sum(len(value.split()) for value in values) for name, values in spread.items() if values}
+    if role == "text":
+        return max(words, key=lambda name: words[name], default="")
+    few = [name for name in words if len(set(spread[name])) * 2 <= len(spread[name])]
+    return min(few, key=lambda name: len(set(spread[name])), default="")
+
+
 def _texts(
     source: Source, rest: Sequence[str], records: Sequence[Mapping[str, Any]], columns: Sequence[str]
 ) -> tuple[str, ...]:
