@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from graft.schemas.base import Value
 from graft.schemas.errors import AlreadyRunning
-from graft.schemas.home import Home
+from graft.schemas.home import SHARED_WORDS, Home
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -150,9 +150,7 @@ def _trainings(home: Home) -> Iterator[Freeable]:
 
 def _shared(home: Home) -> Iterator[Freeable]:
     """Word embeddings of students that are gone."""
-    from graft.students.words import SHARED
-
-    for file in _entries(home.students / SHARED):
+    for file in _entries(home.students / SHARED_WORDS):
         if file.stat().st_nlink == 1 and _idle(file) > STALE_S:
             yield _free("students", file, "shared word embeddings that no student uses")
 

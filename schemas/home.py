@@ -15,6 +15,9 @@ from graft.schemas.errors import NO_SPACE, GraftError, NotFound, StorageFull
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,199}")
 """One step of a path: no separator, not `.` and not `..`."""
 
+SHARED_WORDS = "shared"
+"""Folder beside the students' folders, with the word embeddings that they share."""
+
 PACKAGE = Path(__file__).absolute().parents[1]
 """The folder of the package `graft`, which also holds recipes/ and prefect.yaml."""
 

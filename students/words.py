@@ -1,8 +1,9 @@
 """Word embeddings shared by the students of one encoder: the encoder's matrix once, and each student's changed rows.
 
-Fine-tuning changes only the rows of words that occur in the training texts: of MiniLM's 30,522 rows some hundred, while
-the matrix is half of its weights. A student's folder stays whole, since its copy of the encoder's matrix is a hard link
-to `students/shared/SHA256.safetensors`: a copied folder holds everything. Loads torch.
+Fine-tuning learns only the rows of words in the training texts, of MiniLM's 30,522 some hundred; weight decay shrinks
+all others by one factor. The matrix is half of MiniLM's weights. A student's folder stays whole, since its copy of the
+encoder's matrix is a hard link to `students/shared/SHA256.safetensors`: a copied folder holds everything.
+Loads torch.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-SHARED = "shared"
-"""Folder beside the students' folders."""
+from graft.schemas.home import SHARED_WORDS
+
 WORDS, CHANGED, WEIGHTS = "words.safetensors", "words_changed.safetensors", "model.safetensors"
 """In a student's folder `encoder`: the encoder's matrix, the student's own rows, all other weights."""
+CLOSE = 1e-6
+"""Largest difference of a weight from the shared one: some roundings; a step with a gradient moves a weight further."""
+SAMPLED = 7
 MOST = 0.5
 """Share of changed rows beyond which a student keeps its whole matrix."""
 
@@ -42,13 +46,15 @@ def share(folder: Path, original: Any, name: str) -> bool:
         return False
     tensors, base = load_file(weights), original.detach().cpu().contiguous()
     own = tensors.get(name)
-    if own is None or own.shape != base.shape or own.dtype != base.dtype:
+    if own is None or own.shape != base.shape or {own.dtype, base.dtype} != {torch.float32}:
         return False
-    rows = (own != base).any(dim=1).nonzero().flatten()
+    scale = _decay(own, base)
+    rows = ((own - base * scale).abs().amax(dim=1) > CLOSE).nonzero().flatten()
     if len(rows) > MOST * len(base):
         return False
-    _link(_blob(folder.parent / SHARED, base), inside / WORDS)
-    save_file({"rows": rows, "values": own[rows].contiguous()}, inside / CHANGED, metadata={"of": name})
+    _link(_blob(folder.parent / SHARED_WORDS, base), inside / WORDS)
+    kept = {"rows": rows, "values": own[rows].contiguous(), "scale": torch.tensor(scale)}
+    save_file(kept, inside / CHANGED, metadata={"of": name})
     staged = inside / f".{WEIGHTS}.{os.getpid()}.part"
     try:
         with safe_open(weights, "pt") as opened:
@@ -67,11 +73,18 @@ def restored(inside: Path, embeddings: Any) -> None:
     with safe_open(inside / CHANGED, "pt") as own, safe_open(inside / WEIGHTS, "pt") as weights:
         if own.metadata()["of"] in set(weights.keys()):
             return  # the weights were not replaced yet
-    matrix: Tensor = load_file(inside / WORDS)["words"]
     changed = load_file(inside / CHANGED)
+    matrix: Tensor = load_file(inside / WORDS)["words"] * changed["scale"]
     matrix[changed["rows"]] = changed["values"]
     with torch.no_grad():
         embeddings.weight.copy_(matrix)
+
+
+def _decay(own: Tensor, base: Tensor) -> float:
+    """The factor by which weight decay has shrunk the rows without a gradient, which are most."""
+    sample, before = own.flatten()[::SAMPLED], base.flatten()[::SAMPLED]
+    large = before.abs() > 1e-3
+    return float((sample[large] / before[large]).median()) if bool(large.any()) else 1.0
 
 
 def _blob(shared: Path, base: Tensor) -> Path:

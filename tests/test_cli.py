@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from fake_llm import Serving
+from filelock import FileLock
 from test_flows_make_dataset import here
 
 from graft.data.lake import Lake
 from graft.data.versions import publish
+from graft.flows.clean import clean
 from graft.schemas.base import utc_now
 from graft.schemas.datasets import Row, Run
+from graft.schemas.errors import AlreadyRunning
 from graft.schemas.home import Home
 from graft.schemas.models import ModelSpec, Price
 
@@ -177,3 +183,56 @@ def test_the_doctor_offers_the_servers_of_other_programs_on_this_machine(
     (line,) = yaml.safe_load(found[f"Ollama at {fake_llm.url}"]["detail"].partition(": ")[2])
     model = ModelSpec.model_validate(line)
     assert (model.model, model.base_url, model.price) == ("fake", fake_llm.url, Price(input=0, output=0))
+
+
+SUGGESTION = re.compile(r"graft ((?:journal |recipes |prompts )?[a-z][a-z-]*)((?: (?!graft)[^\n\"`'<>]*)?)")
+
+
+def test_every_command_that_a_message_or_page_suggests_exists_with_its_options() -> None:
+    import typer
+
+    from graft.cli.app import app
+
+    group = typer.main.get_command(app)
+    wrong, checked = [], 0
+    for room in ("cli", "data", "flows", "students", "schemas", "agents", "dashboard"):
+        for file in (*(ROOT / room).rglob("*.py"), *(ROOT / room).rglob("*.jinja")):
+            for verb, rest in SUGGESTION.findall(file.read_text(encoding="utf-8")):
+                command: Any = group
+                for word in verb.split():
+                    command = command.commands.get(word) if hasattr(command, "commands") else None
+                options = re.findall(r"(?<=\s)--[a-z-]+", re.split(r"[(;]|, or |: ", rest)[0])
+                if command is None or not options:
+                    wrong += [f"{file.name}: graft {verb}{rest}"] if command is None and options else []
+                    continue
+                checked += 1
+                known = {name for one in command.params for name in (*one.opts, *one.secondary_opts)} | {"--help"}
+                if not known.issuperset(options) and not command.context_settings.get("ignore_unknown_options"):
+                    wrong.append(f"{file.name}: graft {verb}{rest}")
+    assert wrong == [] and checked > 40
+
+
+def test_the_home_in_use_is_named_with_the_reason(tmp_path: Path) -> None:
+    assert f"home: {tmp_path / 'home'} (GRAFT_HOME names it)" in graft(tmp_path, "status").stdout
+
+
+def test_clean_lists_without_touching_and_waits_for_a_run(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    left, kept = home.students / "st_1.partial" / "checkpoint.pt", home.students / "st_1" / "head.safetensors"
+    for file, age in ((left, 2), (kept, 90), (home.root / "journal.sqlite", 90), (home.run("r1") / "lock", 0)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"0" * 3000)
+        for path in (file, file.parent):
+            os.utime(path, (time.time() - age * 86_400,) * 2)
+    listed = graft(tmp_path, "clean")
+    assert "st_1.partial" in listed.stdout and "checkpoint of a training" in listed.stdout and left.is_file()
+    with FileLock(home.run("r1") / "lock"):
+        with pytest.raises(AlreadyRunning, match="run r1 is running"):
+            clean(home, yes=True)
+        assert left.is_file()
+    assert (
+        clean(home, yes=True).freed == 3000
+        and not left.exists()
+        and kept.is_file()
+        and (home.root / "journal.sqlite").is_file()
+    )

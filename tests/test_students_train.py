@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +70,21 @@ def test_a_student_learns_from_two_rows_a_class_and_is_the_same_when_loaded(tmp_
     assert {p.name for p in (tmp_path / "st").iterdir()} == {"encoder", "head.safetensors", "classifier.json"}
     written = {p.name for p in (tmp_path / "st" / "encoder").iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= written
+    weights = tmp_path / "st" / "encoder" / "model.safetensors"
+    before = weights.stat().st_size
+    fitted.model.share_words(tmp_path / "st", find_encoder(QUICK.encoder))  # as other students of the same encoder do
+    (shared,) = (tmp_path / "shared").iterdir()
+    assert weights.stat().st_size < before / 2 and shared.stat().st_nlink == 2
+    shutil.copytree(tmp_path / "st", tmp_path / "taken away" / "st")
+    shutil.rmtree(tmp_path / "st")
+    shared.unlink()
+    again = TextClassifier.load(tmp_path / "taken away" / "st").predict(texts)
+    assert again[0] == predicted
+    assert all(
+        abs(a - b) < 1e-4
+        for one, other in zip(again[1], probabilities, strict=True)
+        for a, b in zip(one, other, strict=True)
+    )
 
 
 def test_any_encoder_folder_trains_and_the_same_seed_gives_the_same_student(quick: StudentSettings) -> None:

@@ -70,7 +70,7 @@ def _of_recipe(name: str) -> tuple[ModelSpec, ...]:
 
 def _place(context: PageContext, model: ModelSpec) -> tuple[str, str]:
     """Where a model runs or lies, and whether it is there."""
-    from graft.agents.local.files import check_installed, encoder_folder
+    from graft.agents.local.files import BUILT_IN, check_installed, encoder_folder
 
     if model.is_student:
         folder = context.home.student(model.model)
@@ -79,8 +79,10 @@ def _place(context: PageContext, model: ModelSpec) -> tuple[str, str]:
         wheel = encoder_folder()
         return str(wheel or "its wheel"), "ready" if wheel else "not installed"
     if model.provider == "embedded":
-        problem = check_installed(model, context.home)
-        return "this machine", "not installed" if problem else "ready"
+        problem, joined = check_installed(model, context.home), BUILT_IN.get(model.model)
+        inside = joined is not None and joined.parts > 0 and (context.home.models / joined.filename).is_file()
+        place = f"models/{joined.filename}" if joined and inside else "its wheel" if joined else model.model
+        return place, "not installed" if problem else "ready"
     missing = [name for name in model.key_variables if not os.environ.get(name)]
     return model.base_url or model.provider, "key is not set" if missing else "not checked"
 
@@ -115,8 +117,7 @@ def _key_table(models: list[tuple[str, ModelSpec]]) -> Table:
 
 def _use_table(found: list[PartUse]) -> Table:
     columns = (
-        Column("part", "part"), Column("bytes", "bytes", "number", bar=True), Column("size", "size"),
-        Column("about", "holds"),
+        Column("part", "part"), Column("size", "size"), Column("about", "holds"),
     )  # fmt: skip
     rows = [{**one.model_dump(), "size": disk_size(one.bytes)} for one in found]
     return Table("usage", "Disk usage", columns, rows, empty="The home is empty.")
