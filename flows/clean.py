@@ -93,7 +93,7 @@ def freeable(home: Home) -> list[Freeable]:
 def clean(home: Home, *, yes: bool = False, models: bool = False) -> Cleaned:
     """List what may go; with `yes` delete it, with `models` also joined models that no recipe of the home names.
 
-    Raises AlreadyRunning if another cleaning, a run, or work that a page started is running.
+    Raises AlreadyRunning if another cleaning or a run is at work. A running training has no file that is old enough.
     """
     if not yes or not home.root.is_dir():
         return Cleaned(found=tuple(freeable(home)), freed=0, dry_run=True)
