@@ -20,6 +20,7 @@ from graft.cli import (
     journal,
     label,
     make,
+    mcp,
     models,
     ops,
     predict,
@@ -69,7 +70,8 @@ STUDENTS: list[Verb] = [
     students.train, students.improve, students.students, students.compare, predict.export_student, predict.predict,
 ]  # fmt: skip
 OPERATE: list[Verb] = [
-    ops.up, ops.down, ops.schedule, ops.stop, ops.resume, batches.batches, versions.maintain, read.doctor, read.plugins,
+    mcp.mcp, ops.up, ops.down, ops.schedule, ops.stop, ops.resume, batches.batches, versions.maintain, read.doctor,
+    read.plugins,
 ]  # fmt: skip
 NAMES: dict[Verb, str] = {intake.bring_in: "import", maps.draw: "map"}
 """Verbs whose name is a word of Python's."""
