@@ -25,7 +25,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("graft", "recipes", *ROOMS):
         shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "prefect.yaml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "prefect.yaml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
     words = ["wheel", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation", "-w", str(out)]
     subprocess.run([sys.executable, "-m", "pip", *words, str(source)], check=True, timeout=180)
