@@ -164,10 +164,12 @@ def recipes() -> dict[str, Any]:
 def recipe_text(name: str) -> dict[str, Any]:
     """The commented YAML of a recipe, to start from; `method` and `task` are described by its comments."""
     from graft.schemas.agent import check_file
-    from graft.schemas.load import find_recipe
+    from graft.schemas.load import SUFFIXES, find_recipe
 
     file = find_recipe(name)
     check_file(file)
+    if file.suffix not in SUFFIXES:
+        raise GraftError("this is no recipe", where=name, fix="name a recipe: `recipes` lists them")
     return {"file": str(file), "yaml": file.read_text(encoding="utf-8")}
 
 
