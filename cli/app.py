@@ -21,6 +21,7 @@ from graft.cli import (
     journal,
     label,
     make,
+    mcp,
     models,
     ops,
     predict,
@@ -70,7 +71,7 @@ STUDENTS: list[Verb] = [
     students.train, students.improve, students.students, students.compare, predict.export_student, predict.predict,
 ]  # fmt: skip
 OPERATE: list[Verb] = [
-    ops.up, ops.down, ops.schedule, ops.stop, ops.resume, batches.batches, versions.maintain, clean.clean,
+    mcp.mcp, ops.up, ops.down, ops.schedule, ops.stop, ops.resume, batches.batches, versions.maintain, clean.clean,
     read.doctor, read.plugins,
 ]  # fmt: skip
 NAMES: dict[Verb, str] = {intake.bring_in: "import", maps.draw: "map"}

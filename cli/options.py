@@ -13,9 +13,13 @@ RestrictedFlag = Annotated[bool, typer.Option("--restricted", help="show the tex
 
 
 def user_name() -> str:
-    """The system's user name, or `unknown`."""
+    """The agent's name in a process that `graft mcp` started, else the system's user name, or `unknown`."""
     import getpass
 
+    from graft.schemas import agent
+
+    if by := agent.by():
+        return by
     try:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):  # a user of a container may have no name

@@ -40,6 +40,8 @@ def history_tree(history: dict[str, Any]) -> Tree:
     _branch(root, "price", [("", money(history["price_usd"]))])
     run = history["run"]
     _branch(root, "run", [(run["id"], f"graft {run.get('code_version', '?')}, {run.get('recipe_file', '')}")])
+    if run.get("by"):
+        _leaf(root, "started by", run["by"])
     _later(root, history)
     held = [(f"{v['dataset']}@{v['version']}", v["split"]) for v in history["versions"]]
     _branch(root, "in versions", held or [("", "none")])

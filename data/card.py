@@ -98,6 +98,8 @@ def _made(run: Run, recipe: Recipe, rows: Sequence[Row], seeds: int) -> str:
         f"- from {seeds:,} seeds; the seeds' licence: {licence}",
         f"- run {inert(run.id)}, code {inert(run.code_version)}, random seed {recipe.seed}",
     ]
+    if run.by:
+        lines.append(f"- started by {inert(run.by)}, not by a person")
     if left := run.counts.get("not_chosen"):
         by = recipe.select.by.replace("_", " ") if recipe.select else "selection"
         lines.append(f"- chosen by {by}: {left:,} further rows were made and add less")

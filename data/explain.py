@@ -31,6 +31,7 @@ id in their files, so that most are skipped; `starts_with` reads them all (ten t
 TEXT_FIELDS = ("text", "response", "keywords", "summary")
 PARAMETERS = ("temperature", "top_p", "max_tokens", "seed", "top_logprobs", "sample")
 """Numbers of a request; they quote nothing, so they are shown for restricted rows too."""
+RUN_FIELDS = {"id", "dataset", "recipe_file", "code_version", "started_at", "status", "by"}
 SHOWN_TO = 50
 """Most named rows that had the row as exemplar; all are counted."""
 OWN_ROWS = "(the recipe itself)"
@@ -266,7 +267,7 @@ def _seed(lake: Lake, name: str) -> dict[str, Any]:
 def _run(run: Run | None, run_id: str) -> dict[str, Any]:
     if run is None:
         return {"id": run_id}
-    return run.model_dump(mode="json", include={"id", "dataset", "recipe_file", "code_version", "started_at", "status"})
+    return run.model_dump(mode="json", include=RUN_FIELDS)
 
 
 def _text_of(lake: Lake, run_id: str, name: str, restricted: bool) -> str | None:

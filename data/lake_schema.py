@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 """Incremented when a table changes. A lake with a higher number than the code's is refused; one with a lower number
 gets the missing columns (`ADDED`) and tables (`TABLES`)."""
 
@@ -216,6 +216,9 @@ ADDED: dict[int, dict[str, dict[str, str]]] = {
         "candidates": {"data": "VARCHAR DEFAULT '{}'"},
         "version_rows": {"data": "VARCHAR DEFAULT '{}'"},
         "edits": {"data": "VARCHAR", "base_data": "VARCHAR"},
+    },
+    9: {
+        "runs": {"by": "VARCHAR DEFAULT ''"},
     },
 }  # fmt: skip
 """Columns added by each schema version: table to column to SQL type. Missing tables (version 1 has no edits) are

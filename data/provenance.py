@@ -56,7 +56,8 @@ def prov(history: dict[str, Any]) -> dict[str, Any]:
         "entity", f"row/{history['id']}", type="graft:Row", label=history["label"], text=history["text"],
         response=history.get("response"), source=history["source"],
     )  # fmt: skip
-    graft = document.add("agent", GRAFT, type="prov:SoftwareAgent", version=history["run"].get("code_version"))
+    graft = document.add("agent", GRAFT, type="prov:SoftwareAgent", version=history["run"].get("code_version"),
+                         started_by=history["run"].get("by") or None)  # fmt: skip
     shown = [
         document.add("entity", f"row/{seed['id']}", type="graft:Seed", label=seed["label"], text=seed["text"])
         for seed in history["exemplars"]

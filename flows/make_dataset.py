@@ -19,6 +19,7 @@ from graft.data.seeds import register_evaluation_files
 from graft.data.versions import plain_rows, published_texts
 from graft.data.versions import version as find_version
 from graft.flows import artifacts, batches, given, live, logs, pause, rounds, stopping
+from graft.flows.agents import rows_reserved
 from graft.flows.collector import calm_collector
 from graft.flows.dedup import choose, missing, redecide, settle_round
 from graft.flows.engine import Flow, flow_run, task
@@ -53,6 +54,7 @@ from graft.flows.run_context import (
 from graft.flows.selecting import selected
 from graft.flows.streaming import ShardRunner
 from graft.flows.vectors import AcceptedVectors
+from graft.schemas import agent
 from graft.schemas.base import stable_hash, utc_now
 from graft.schemas.calls import Call
 from graft.schemas.datasets import Run
@@ -119,7 +121,8 @@ async def make_run(loaded: Recipe, file: Path, seeds: list[Seed], home: Home | N
         if done is not None:
             artifacts.say(f"nothing changed: {done['version']['dataset']}@{done['version']['version']} holds this run")
             return done
-        with logs.run_log(home, run_id, loaded.key_variables):
+        kept_log = logs.run_log(home, run_id, loaded.key_variables)
+        with rows_reserved(home, lake, run_id, loaded, file), kept_log:
             return await _make(loaded, file, seeds, home, lake, run_id)
 
 
@@ -146,6 +149,7 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
         recipe_file=str(file),
         status="running",
         started_at=before.started_at if before else utc_now(),
+        by=before.by if before else agent.by(),
         code_version=code_version(recipe.kinds),
         neighbours=before.neighbours if before else {},
     )

@@ -20,6 +20,7 @@ from graft.agents.roles.prompting import prompts_version
 from graft.data.gates import rules
 from graft.data.seeds import load_seeds
 from graft.flows.given import check_source, library_of
+from graft.schemas import agent
 from graft.schemas.base import Value, stable_hash
 from graft.schemas.home import Home
 from graft.schemas.load import find_recipe, load_recipe
@@ -117,6 +118,7 @@ def read_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> tuple[
     """Load the file, recipe and seeds by path or bare name. Raises InputInvalid with every problem found."""
     file = find_recipe(name)
     recipe = load_recipe(file, overrides)
+    agent.check_models(recipe.models, str(file))
     seeds = load_seeds(recipe, file.resolve().parent)
     check_source(recipe, file)
     library_of(recipe, file)

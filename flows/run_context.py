@@ -25,6 +25,7 @@ from graft.flows.batches import Selection
 from graft.flows.feasibility import FIRST_LOOK, LOOK_EVERY, Feasibility, out_of_reach
 from graft.flows.progress import Progress
 from graft.flows.vectors import AcceptedVectors
+from graft.schemas import agent
 from graft.schemas.base import stable_hash, utc_now
 from graft.schemas.calls import Call, CallRequest, FailureCode, Reply
 from graft.schemas.decisions import OUT_OF_BUDGET
@@ -283,6 +284,7 @@ async def open_gateway(
 
     limits = recipe.limits
     used = models_used(recipe)
+    agent.check_models(used, recipe.name)
     async with embedded_servers([model for model in used if model.provider == "embedded"], home, say) as endpoints:
         problems = [problem for model in used if (problem := await check_endpoint(model, endpoints))]
         if problems:

