@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from graft.schemas.base import Value
 from graft.schemas.errors import AlreadyRunning
-from graft.schemas.home import SHARED_WORDS, Home
+from graft.schemas.home import Home
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -150,7 +149,7 @@ def _trainings(home: Home) -> Iterator[Freeable]:
 
 def _shared(home: Home) -> Iterator[Freeable]:
     """Word embeddings of students that are gone."""
-    for file in _entries(home.students / SHARED_WORDS):
+    for file in _entries(home.shared_words):
         if file.stat().st_nlink == 1 and _idle(file) > STALE_S:
             yield _free("students", file, "shared word embeddings that no student uses")
 
@@ -183,7 +182,7 @@ def _caches(home: Home) -> Iterator[Freeable]:
 
 def _exports(home: Home) -> Iterator[Freeable]:
     for folder in _entries(home.exports):
-        if re.fullmatch(r"\..+\.\d+\.(part|old)", folder.name) and _idle(folder) > STALE_S:
+        if folder.name.startswith(".") and folder.suffix in (".part", ".old") and _idle(folder) > STALE_S:
             yield _free("exports", folder, "unfinished export")
 
 

@@ -24,7 +24,7 @@ VARIABLE = "GRAFT_AGENT"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LONGEST_PATH = 1_024
 _GLOB = re.compile(r"[*?\[]")
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}://\S+")
 ASK = "ask the person who started graft mcp"
 
 

@@ -114,6 +114,11 @@ class Home:
         return (self.main or self.root) / "students"
 
     @property
+    def shared_words(self) -> Path:
+        """Word embeddings that several students share."""
+        return self.students.joinpath(SHARED_WORDS)
+
+    @property
     def exports(self) -> Path:
         """The default folder of `graft export`."""
         return self.root / "exports"
