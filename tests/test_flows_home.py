@@ -56,8 +56,8 @@ def commands() -> dict[str, list[str]]:
 
 
 READING = {
-    "audit", "batches", "clean", "compare", "datasets", "diff", "doctor", "estimate", "explain", "journal size", "lineage",
-    "mcp", "models", "quality", "review", "show", "status", "students", "trace",
+    "audit", "batches", "clean", "compare", "datasets", "diff", "doctor", "estimate", "explain", "journal size",
+    "lineage", "mcp", "models", "quality", "review", "show", "status", "students", "trace",
 }  # fmt: skip
 """Verbs that make no home, so that they do not notice that it cannot be made."""
 
