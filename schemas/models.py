@@ -48,6 +48,10 @@ class HubName:
 HUB_PATTERN = re.compile(r"hf:([\w.-]+/[\w.-]+)/((?:[\w.-]+/)*[\w.-]+\.gguf)(?:@([\w./-]+))?", re.ASCII)
 
 
+CONTEXT = 2048
+"""Tokens of a prompt with its reply on an embedded server, unless the recipe sets `context`."""
+
+
 class ModelSpec(Value):
     """One model of the pool and how to reach it.
 
@@ -88,6 +92,10 @@ class ModelSpec(Value):
         default=None, description="send a slow call a second time; left out: as limits.hedge, if calls are free"
     )
     timeout_s: float = Field(default=120.0, gt=0, le=3600)
+    context: int | None = Field(
+        default=None, ge=512, le=131_072,
+        description="tokens of a prompt with its reply, for an embedded model: 2,048 if left out; more take memory",
+    )  # fmt: skip
     top_logprobs: int = Field(
         default=20, ge=0, le=2000, description="number of alternatives that the server can return"
     )
@@ -133,6 +141,14 @@ class ModelSpec(Value):
         return headers
 
     @property
+    def room(self) -> str:
+        """The context that a prompt must fit into, for messages; an embedded model's can be set."""
+        if self.provider != "embedded":
+            return "the server's context"
+        tokens = self.context or CONTEXT
+        return f"the context of {tokens:,} tokens: give {self.name} a larger one, such as context: {2 * tokens}"
+
+    @property
     def is_student(self) -> bool:
         """True for a student of this home that judges, as `graft improve` lets it."""
         return self.provider == "encoder" and self.model.startswith("st_")
@@ -163,6 +179,8 @@ class ModelSpec(Value):
         local = self.provider in ("embedded", "encoder")
         if local and self.headers_env:
             wrong.append(Finding(("headers_env",), f"provider {self.provider} takes no headers", "remove it"))
+        if self.provider != "embedded" and self.context is not None:
+            wrong.append(Finding(("context",), "the server decides the context of this model", "remove it"))
         if not local and self.weights:
             wrong.append(Finding(("weights",), "this model's weights are not on this machine", "set revision instead"))
         if self.api_key_env and any(name.lower() == "authorization" for name in self.headers_env):

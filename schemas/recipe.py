@@ -315,6 +315,7 @@ class Recipe(Value):
         left_out |= {name for name in ("steering", "select") if getattr(self, name) is None}
         data = without_caps(self.model_dump(mode="json", exclude=left_out))
         for model in data["models"]:  # later fields count only if they are set, so that other runs keep their ids
+            model.pop("context")  # room for a prompt, not its words
             for name in ("weights", "headers_env"):
                 if not model[name]:
                     del model[name]

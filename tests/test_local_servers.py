@@ -95,8 +95,17 @@ async def test_a_prompt_that_does_not_fit_is_recognised(pool: tuple[dict[str, st
     model = next(model for model in EMBEDDED_POOL if model.name == "gemma")
     request = CallRequest(model=model, role="generator", purpose="test", prompt="very long " * 6000, max_tokens=4)
     async with Gateway(journal=tmp_path / "journal.sqlite", endpoints=pool[0]) as gateway:
-        with pytest.raises(CallFailed, match="exceeds the server's context"):
+        with pytest.raises(CallFailed, match="2,048 tokens: give gemma a larger one, such as context: 4096"):
             await gateway.call(request)
+
+
+async def test_a_model_with_a_larger_context_takes_longer_prompts(
+    pool: tuple[dict[str, str], list[str]], home: Home
+) -> None:
+    async with embedded_servers([SMOL.model_copy(update={"context": 4096})], home, lambda line: None) as urls:
+        assert urls["smollm2"] != pool[0]["smollm2"], "a server of its own"
+        long = await post(urls["smollm2"] + "/completions", {"prompt": "word " * 2500, "max_tokens": 1})
+    assert long["usage"]["prompt_tokens"] > 2048
 
 
 async def test_a_second_holder_shares_the_server_and_its_leaving_stops_nothing(

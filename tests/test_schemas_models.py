@@ -184,7 +184,7 @@ def test_the_key_of_a_hosted_model_is_that_of_earlier_grafts_so_that_its_journal
 def test_fields_that_a_recipe_does_not_set_leave_the_runs_id_as_it_was() -> None:
     recipe = Recipe.model_validate(recipe_of())
     data = recipe.model_dump(mode="json", exclude={"student", "improve", "description", "review", "steering", "select"})
-    for name in ("weights", "headers_env"):
+    for name in ("weights", "headers_env", "context"):
         del data["models"][0][name]
     on = [gate for gate in GATES.all().values() if gate.scope != "version" and gate.enabled(recipe)]
     data["gates"] = {name: data["gates"][name] for gate in on for name in gate.Settings.model_fields}

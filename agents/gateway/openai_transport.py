@@ -252,7 +252,7 @@ def failure_of(status: int, retry_after: str | None, payload: bytes, model: Mode
     if status in (408, 425) or status >= 500:
         kind = CallFailed if status in MAY_BE_BILLED else NotBilled
         return kind("server_error", f"the server failed (HTTP {status})", where=name, raw=raw)
-    what = "the prompt exceeds the server's context" if TOO_LONG.search(raw) else "the server refused the request"
+    what = f"the prompt exceeds {model.room}" if TOO_LONG.search(raw) else "the server refused the request"
     return Refused(f"{what} (HTTP {status})", where=name, raw=raw, status=status)
 
 

@@ -21,7 +21,6 @@ from filelock import FileLock
 from graft.agents.local.files import read_json, write_json
 
 SLOTS = 8
-SLOT_TOKENS = 2048
 CACHE_MIB = 256
 """Memory for evicted prompts: where one server writes and judges, a freed slot gets its prefix back from there."""
 POLL_S = 0.5
@@ -98,7 +97,7 @@ def _start(state: dict[str, Any]) -> Any:
     params.hostnames = ["127.0.0.1"]
     params.port = 0
     params.n_parallel = SLOTS
-    params.n_ctx = SLOTS * SLOT_TOKENS
+    params.n_ctx = SLOTS * (state["context"])
     params.cpuparams.n_threads = state["threads"]
     params.cpuparams_batch.n_threads = state["threads"]
     params.swa_full = True  # otherwise a sliding-window model (Gemma) cannot reuse a prefix longer than its window

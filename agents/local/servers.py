@@ -26,13 +26,15 @@ from pathlib import Path
 from typing import Any
 
 from graft.agents.local.files import BUILT_IN, ModelFile, model_file, read_json, write_json
-from graft.agents.local.serve import folder_lock, live_leases, process_stamp
+from graft.agents.local.serve import SLOTS, folder_lock, live_leases, process_stamp
 from graft.schemas.errors import MissingExtra, ModelUnreachable
 from graft.schemas.home import Home, python_path
-from graft.schemas.models import ModelSpec
+from graft.schemas.models import CONTEXT, ModelSpec
 
 LARGE = 300_000_000
 """Bytes of weights from which a lone server takes every core."""
+TOKEN_BYTES = 32_000
+"""Cache of one token, at least that of the largest built-in model."""
 READY_WITHIN_S = 120.0
 STOPPED_WITHIN_S = 10.0
 _children: dict[Path, subprocess.Popen[bytes]] = {}
@@ -104,16 +106,16 @@ def threads_per_server(sizes: Sequence[int]) -> int:
     return max(1, min(8, cores if lone_and_large else cores // max(2, len(sizes))))
 
 
-def memory_for(size: int) -> int:
+def memory_for(size: int, context: int = CONTEXT) -> int:
     """Bytes that a server takes, about: its weights, the slots' caches and the buffers."""
-    return int(1.5 * size) + 200_000_000
+    return int(1.5 * size) + 200_000_000 + SLOTS * max(0, context - CONTEXT) * TOKEN_BYTES
 
 
 def _check_memory(model: ModelSpec, file: ModelFile) -> None:
     """Raises ModelUnreachable if the machine has too little free memory for a model's server."""
     import psutil
 
-    free, needed = psutil.virtual_memory().available, memory_for(file.size)
+    free, needed = psutil.virtual_memory().available, memory_for(file.size, model.context or CONTEXT)
     if needed > free:
         fits = [name for name, one in BUILT_IN.items() if memory_for(one.size) <= free]
         raise ModelUnreachable(
@@ -125,7 +127,8 @@ def _check_memory(model: ModelSpec, file: ModelFile) -> None:
 
 def _take_lease(model: ModelSpec, file: ModelFile, home: Home, threads: int) -> _Lease:
     """Take a lease on a model's server and start the server if none is alive. Raises ModelUnreachable."""
-    folder = home.models / "servers" / f"{_slug(file.name)}-{file.sha256[:16]}"
+    wide = f"-{model.context}" if model.context else ""
+    folder = home.models / "servers" / f"{_slug(file.name)}-{file.sha256[:16]}{wide}"
     (folder / "leases").mkdir(parents=True, exist_ok=True)
     path = folder / "leases" / f"{os.getpid()}-{uuid.uuid4().hex[:12]}.json"
     with folder_lock(folder):
@@ -135,16 +138,17 @@ def _take_lease(model: ModelSpec, file: ModelFile, home: Home, threads: int) -> 
         try:
             if not alive:
                 _check_memory(model, file)
-                _spawn(file, folder, threads)
+                _spawn(file, folder, threads, model.context or CONTEXT)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
     return _Lease(file, folder, path, started=not alive)
 
 
-def _spawn(file: ModelFile, folder: Path, threads: int) -> None:
+def _spawn(file: ModelFile, folder: Path, threads: int, context: int) -> None:
     state: dict[str, Any] = {
         "name": file.name, "path": str(file.path), "sha256": file.sha256, "threads": threads,
+        "context": context,
     }  # fmt: skip
     write_json(folder / "state.json", state)
     with (folder / "log.txt").open("wb") as log:
