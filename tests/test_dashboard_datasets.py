@@ -146,11 +146,13 @@ def student(lake: Lake) -> None:
         encoder_revision="r", train_rows=138, device="cpu", seconds=12.0, path="students/st_many1", created_at=AT,
     )  # fmt: skip
     score = ClassScore(label="a", precision=0.5, recall=0.5, f1=0.5, support=10)
-    lake.save_student(one)
-    lake.save_evaluation(
-        Evaluation(student_id=one.id, test_file="held.jsonl", test_hash="h", rows=20, accuracy=0.7125, macro_f1=0.7,
-                   classes=(score,), confusion=((1,),), labels=("a",), interval=(0.6, 0.8))
-    )  # fmt: skip
+    base = one.model_copy(update={"id": "st_alone1", "version": None, "trained_on": "seeds"})
+    for each, accuracy in ((one, 0.7125), (base, 0.65)):
+        lake.save_student(each)
+        lake.save_evaluation(
+            Evaluation(student_id=each.id, test_file="held.jsonl", test_hash="h", rows=20, accuracy=accuracy,
+                       macro_f1=0.7, classes=(score,), confusion=((1,),), labels=("a",), interval=(0.6, 0.8))
+        )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -220,6 +222,26 @@ def test_the_list_leads_to_a_version_that_explains_itself(browser: Browser, page
         assert "71.2%" in learned and "60.0%–80.0%" in learned
         listed = page.request.get(f"{pages}/datasets?csv=datasets").text()
         assert listed.startswith("ref,rows,history,") and "many@2,200," in listed
+        assert wrong == []
+
+
+def test_a_version_shows_its_rows_and_verdict_first_and_filters_in_place(browser: Browser, pages: str) -> None:
+    with visiting(browser) as (page, wrong):
+        settled(page, f"{pages}/datasets/many@1")
+        rows = page.get_by_role("region", name="first rows").locator("tbody tr")
+        assert rows.count() == 12 and "the first 12 of 231 rows" in page.content()
+        assert rows.first.locator("td").last.inner_text() == CALLED.reason
+        assert page.get_by_role("heading", name="Figures").bounding_box()["y"] > rows.last.bounding_box()["y"]  # type: ignore[index]
+        verdict = page.get_by_role("list", name="verdict").inner_text()
+        report = page.request.get(f"{pages}/datasets/many@1/quality?format=json").json()["reviews"]
+        assert f"disagree: alpha {report['alpha']:.2f}" in verdict and "+6.2 points over seeds only" in verdict
+        page.locator("select[name=label]").select_option(NAMES[3])
+        page.wait_for_url("**/datasets/many@1?*label=*")
+        assert rows.count() == 3 and {NAMES[3]} == {one.locator("td").nth(1).inner_text() for one in rows.all()}
+        assert "label=" in (page.get_by_role("link", name="these rows, more filters").get_attribute("href") or "")
+        page.locator("input[name=words]").fill("nothing like this")
+        page.keyboard.press("Enter")
+        page.get_by_text("No row matches.").wait_for()
         assert wrong == []
 
 

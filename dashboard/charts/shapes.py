@@ -22,9 +22,11 @@ def bars(rows: Sequence[dict[str, Any]], *, category: str, value: str, title: st
 
 
 def stacked(rows: Sequence[dict[str, Any]], *, category: str, value: str, part: str, title: str) -> dict[str, Any]:
-    """A stacked horizontal bar for each category (parts are splits)."""
+    """A stacked horizontal bar for each category (parts are splits); the legend has the splits with rows."""
     import altair as alt
 
+    held = {row[part] for row in rows}
+    splits = {name: colour for name, colour in SPLITS.items() if name in held}
     chart = (
         alt.Chart(alt.InlineData(values=list(rows)))
         .mark_bar()
@@ -34,7 +36,7 @@ def stacked(rows: Sequence[dict[str, Any]], *, category: str, value: str, part: 
             color=alt.Color(
                 f"{part}:N",
                 title=None,
-                scale=alt.Scale(domain=list(SPLITS), range=list(SPLITS.values())),
+                scale=alt.Scale(domain=list(splits), range=list(splits.values())),
                 legend=alt.Legend(orient="top"),
             ),
         )

@@ -176,6 +176,14 @@ def brief(lake: Lake, dataset: str, version: int, row_id: str) -> dict[str, Any]
     return _hidden(found[0]) if found else None
 
 
+def reasons(lake: Lake, within: Within, ids: list[str]) -> dict[str, str]:
+    """The reason of each row's decision by its id; a row without a candidate has none."""
+    query = f"""
+        SELECT v.id, c.reason FROM lake.version_rows v {JOINED}
+        WHERE v.dataset = ? AND v.version = ? AND v.id IN (SELECT unnest(?::VARCHAR[])) AND c.reason IS NOT NULL"""
+    return {row["id"]: row["reason"] for row in rows_of(lake, query, [within.dataset, within.version, ids])}
+
+
 def holder(lake: Lake, ids: list[str]) -> str:
     """The version that holds most of these rows, the newest if several do; empty if none holds any."""
     query = """

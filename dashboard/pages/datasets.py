@@ -15,8 +15,10 @@ from graft.dashboard.charts import SPLITS
 from graft.dashboard.charts.shapes import dense, histogram, sparkline, stacked
 from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of, shown
 from graft.dashboard.figures import datasets as figures
+from graft.dashboard.pages.rows import first_rows
 from graft.dashboard.pages.students import kind_tables
 from graft.dashboard.tables import Part, attachment
+from graft.data.scores import gain_of
 from graft.data.tags import tags
 from graft.data.versions import version, versions
 from graft.schemas.datasets import DatasetVersion
@@ -61,8 +63,28 @@ def dataset(request: Request) -> Response:
     found = version(context.lake, request.path_params["ref"])
     part = overview(context, found)
     return context.page(
-        request, "dataset.html.jinja", found.ref, tables=part.tables, ref=found.ref, linked=True, **part.values
-    )
+        request, "dataset.html.jinja", found.ref, tables=part.tables, ref=found.ref, linked=True, **part.values,
+        **first_rows(context, found, request.query_params), verdict=_verdict(context, found, part.values["report"]),
+    )  # fmt: skip
+
+
+def _verdict(context: PageContext, found: DatasetVersion, report: Any) -> list[tuple[str, bool]]:
+    """The sentences beside the title: what students gained, whether judges agree, whether rows are missing.
+
+    Each with whether that is as it should be.
+    """
+    from graft.data.quality.view import LEAST_ALPHA
+
+    run = context.lake.run(found.run_id)
+    lines = [line] if (line := gain_of(context.home, context.lake, found)) else []
+    if report is not None and report.reviews and report.reviews.alpha is not None:
+        alpha = report.reviews.alpha
+        lines.append((f"reviewers {'agree' if alpha >= LEAST_ALPHA else 'disagree'}: alpha {alpha:.2f}",
+                      alpha >= LEAST_ALPHA))  # fmt: skip
+    if found.partial and run is not None:
+        short = ", ".join(f"{label} {count:,}" for label, count in list(run.shortfall.items())[:5])
+        lines.append((f"short of the target{f': {short}' if short else ''} (stopped by {run.stopped_by})", False))
+    return lines
 
 
 def overview(context: PageContext, found: DatasetVersion, patience_s: float | None = None) -> Part:

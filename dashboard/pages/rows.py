@@ -7,10 +7,11 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from starlette.background import BackgroundTask
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
@@ -26,12 +27,15 @@ from graft.data.rescue import runs_of
 from graft.data.versions import version, versions
 from graft.schemas.display import cut
 from graft.schemas.errors import GraftError, MissingExtra, NotFound
+from graft.schemas.sections import HIDDEN
 from graft.schemas.tasks.base import Task, Words
 
 if TYPE_CHECKING:
     from graft.schemas.datasets import DatasetVersion
 
 SIZE = 50
+FIRST = 12
+"""Rows at the top of a version's page."""
 SHOWN = 900
 """Characters shown of a row."""
 NEAREST = 200
@@ -86,6 +90,28 @@ def rows(request: Request) -> Response:
         filters=[(one, _choices(context, found, within, one)) for one in FILTERS if _offered(one, wanted)],
         chips=_chips(kept), link=_linker(kept), judged=wanted.judged,
     )  # fmt: skip
+
+
+def first_rows(context: PageContext, found: DatasetVersion, given: QueryParams) -> dict[str, Any]:
+    """A version's first rows, filtered by words, label and split, each with the reason why it was accepted."""
+    offered = [one for one in FILTERS if one.often and one.on != "rejected"]
+    names = {one.name for one in offered}
+    wanted = row_query(QueryParams([(name, value) for name, value in given.multi_items() if name in names]))
+    within = Within(False, found.dataset, found.version, rows=found.rows)
+    total, some = figures.find(context.lake, within, wanted, page=0, size=FIRST)
+    whys = figures.reasons(context.lake, within, [row["id"] for row in some])
+    task = _task(context, found, within)
+    for row in some:
+        row["view"] = cut(task.view(Words.of(row)), SHOWN) if task.checked or row["data"] else ()
+        row["why"] = HIDDEN if row["restricted"] else whys.get(row["id"], row["source"])
+    first = {
+        "total": total,
+        "rows": some,
+        "filtered": bool(wanted.given),
+        "link": _linker(_kept(found, wanted, "", ""))(),
+    }
+    choices = [(one, _choices(context, found, within, one)) for one in offered]
+    return {"first": first, "filters": choices, "row_query": wanted, "problems": wanted.problems, "longest": LONGEST}
 
 
 def _task(context: PageContext, found: DatasetVersion | None, within: Within) -> Task:

@@ -1,4 +1,4 @@
-// A part that is still changing is fetched again; scroll positions and selections are kept.
+// A part that is still changing is fetched again, with those that follow from it; scroll positions and selections are kept.
 const live = document.querySelector("[data-renew]");
 if (live) {
   const timer = setInterval(async () => {
@@ -6,8 +6,10 @@ if (live) {
     try {
       const answer = await fetch(location.href, { headers: { accept: "text/html" } });
       if (!answer.ok) return;
-      const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("live");
+      const whole = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const fresh = whole.getElementById("live");
       if (!fresh) return;
+      for (const part of document.querySelectorAll("[data-follows]")) part.replaceChildren(...whole.getElementById(part.id)?.childNodes ?? []);
       live.replaceChildren(...fresh.childNodes);
       makeSortable(live);
       if (!fresh.hasAttribute("data-renew")) clearInterval(timer);

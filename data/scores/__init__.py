@@ -14,11 +14,12 @@ from graft.data.scores.board import (
     leaderboard,
     learning_curve,
 )
-from graft.data.scores.pairs import Paired, compare, find_student, paired, shared_tests
+from graft.data.scores.pairs import Paired, compare, find_student, gain_of, paired, shared_tests
 from graft.data.scores.slices import RowFacts, SliceScore, row_facts, worst_slices
 
 __all__ = [
     "BRIEF", "AgainstTeacher", "Answers", "Curve", "CurvePoint", "Paired", "Reliability", "RowFacts", "SliceScore",
-    "Speed", "Standing", "against_teacher", "answers", "board_tables", "compare", "find_student", "leaderboard",
-    "learning_curve", "not_kept", "paired", "reliability", "row_facts", "shared_tests", "speed", "worst_slices",
+    "Speed", "Standing", "against_teacher", "answers", "board_tables", "compare", "find_student", "gain_of",
+    "leaderboard", "learning_curve", "not_kept", "paired", "reliability", "row_facts", "shared_tests", "speed",
+    "worst_slices",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ import numpy as np
 from graft.data.arrow import from_rows
 from graft.data.scores import maths
 from graft.data.scores.answers import VALIDATION, Answers, answers, not_kept
+from graft.data.scores.board import leaderboard
 from graft.schemas.base import Value
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.home import Home
@@ -17,6 +18,7 @@ from graft.schemas.students import Evaluation, Student
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
+    from graft.schemas.datasets import DatasetVersion
 
 SURE = 0.05
 """McNemar's p below which a difference is significant."""
@@ -110,6 +112,29 @@ def compare(home: Home, lake: Lake, a: Student, b: Student, test_hash: str | Non
             raise not_kept(home, student, shared[wanted])
         held.append(found)
     return paired(*held)
+
+
+def gain_of(home: Home, lake: Lake, found: DatasetVersion) -> tuple[str, bool] | None:
+    """The gain of a version's best student over the seeds alone on the first held-out test, and whether it is one.
+
+    A gain whose interval holds 0 may be chance. None without such a student.
+    """
+    standings = leaderboard(lake, found.dataset)
+    ours = next((one for one in standings if one.version == found.version and one.gain is not None), None)
+    if ours is None:
+        return None
+    sentence = f"student: {100 * (ours.gain or 0):+.1f} points over seeds only on {ours.rows:,} rows"
+    alone = [one for one in standings if one.version is None and one.test_hash == ours.test_hash]
+    same = [one for one in alone if abs(ours.accuracy - one.accuracy - (ours.gain or 0)) < 1e-9]
+    try:
+        base, student = (find_student(lake, one.student_id) for one in (same[0], ours))
+        test = compare(home, lake, base, student, ours.test_hash)
+    except (GraftError, IndexError):
+        return f"{sentence}; their answers were not kept, so it may be chance", False
+    low, high = test.interval
+    chance = "" if low > 0 or high < 0 else ", may be chance"
+    between = f"{100 * low:.1f} to {100 * high:.1f}"
+    return f"{sentence} ({between}; p = {test.p_value:.2g}{chance})", low > 0
 
 
 def paired(a: Answers, b: Answers) -> Paired:
