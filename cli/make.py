@@ -102,11 +102,18 @@ def run(
     money_usd: Annotated[float | None, typer.Option(min=0, help="overrides limits.money_usd")] = None,
     minutes: Annotated[float | None, typer.Option(min=0.01, help="overrides limits.minutes")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="draw a new random seed, as a schedule does")] = False,
+    more: Annotated[
+        int | None,
+        typer.Option(min=1, help="so many accepted rows more than the latest version has, spread as the target is"),
+    ] = None,
     train: Annotated[bool, typer.Option("--train", help="train the student on the result")] = False,
     export: Annotated[str | None, typer.Option(help="export the result in a format of: graft export --help")] = None,
     json: JsonFlag = False,
 ) -> None:
     """Make the dataset of a recipe and publish it as a version. Running it again repeats no finished work.
+
+    With --more 50 the target is raised to the rows of the dataset's latest version and 50 more: a new run, whose
+    earlier calls come from the journal.
 
     Example:  graft run demo --train --export jsonl
     """
@@ -114,6 +121,7 @@ def run(
 
     overrides: dict[str, Any] = {
         "rows_per_label": rows_per_label, "seed": seed, "money_usd": money_usd, "minutes": minutes, "fresh": fresh,
+        "more": more,
     }  # fmt: skip
     code = run_recipe(recipe, overrides, train=train, export=export, json=json)
     if code:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, get_args
@@ -362,9 +362,10 @@ def load(lake: Lake, version: DatasetVersion, split: str | None = None) -> pd.Da
     return frame
 
 
-def published_texts(lake: Lake, dataset: str, exclude_run: str = "") -> list[tuple[str, str, str]]:
+def published_texts(lake: Lake, dataset: str, exclude_runs: Collection[str] = ()) -> list[tuple[str, str, str]]:
     """(row id, text, label) of every row that another run published in this dataset, each once, by id."""
     query = """
-        SELECT id, text, label FROM lake.version_rows WHERE dataset = ? AND run_id <> ?
+        SELECT id, text, label FROM lake.version_rows WHERE dataset = ? AND NOT list_contains(?::VARCHAR[], run_id)
         GROUP BY ALL ORDER BY id, label, text"""
-    return [(row["id"], row["text"], row["label"]) for row in lake.query(query, [dataset, exclude_run])]
+    rows = lake.query(query, [dataset, [*exclude_runs]])
+    return [(row["id"], row["text"], row["label"]) for row in rows]

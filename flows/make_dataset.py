@@ -16,13 +16,12 @@ from graft.agents.methods import Place, fragments_of, method_of
 from graft.data.gates import Admission, Needs
 from graft.data.lake import Lake
 from graft.data.seeds import register_evaluation_files
-from graft.data.versions import plain_rows, published_texts
-from graft.data.versions import version as find_version
 from graft.flows import artifacts, batches, given, live, logs, pause, rounds, stopping
 from graft.flows.agents import rows_reserved
 from graft.flows.collector import calm_collector
 from graft.flows.dedup import choose, missing, redecide, settle_round
 from graft.flows.engine import Flow, flow_run, task
+from graft.flows.more import published, read_more
 from graft.flows.neighbours import find_neighbours
 from graft.flows.plan import (
     Finished,
@@ -32,7 +31,6 @@ from graft.flows.plan import (
     keep_report,
     plan_rounds,
     plan_texts,
-    read_recipe,
     read_report,
     report_file,
     run_id_of,
@@ -87,6 +85,7 @@ async def make_dataset(
     money_usd: float | None = None,
     minutes: float | None = None,
     fresh: bool = False,
+    more: int | None = None,
 ) -> dict[str, Any]:
     """Make (or continue) the dataset of a recipe and publish it as a version.
 
@@ -101,10 +100,12 @@ async def make_dataset(
         money_usd: US dollars at most, instead of the recipe's
         minutes: minutes at most, instead of the recipe's
         fresh: draw a new seed for this scheduled run, so that it makes new rows
+        more: accepted rows beyond those of the dataset's latest version, spread as the recipe's target is
     """
     if fresh:
         seed = fresh_seed(_scheduled_moment())
-    file, loaded, seeds = read_recipe(recipe, apply_overrides(rows_per_label, seed, money_usd, minutes))
+    overrides = apply_overrides(rows_per_label, seed, money_usd, minutes)
+    file, loaded, seeds = await asyncio.to_thread(read_more, recipe, overrides, more, Home.find())
     result = await make_run(loaded, file, seeds)
     if loaded.review is None:
         return result
@@ -166,7 +167,7 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
             progress.gateway = lambda: gateway.stats
             library, retrieve = await asyncio.to_thread(given.open_library, recipe, file, lake, run_id, say)
             needs = Needs(
-                seeds=seeds, published=_published(lake, recipe, run_id), fragments=fragments_of(recipe),
+                seeds=seeds, published=published(lake, recipe, run), fragments=fragments_of(recipe),
                 evaluation=lake.test_texts(recipe.name), student=student_judge(home), documents=library.texts,
                 texts=[row.text for row in texts.rows[:TEXTS_SEEN]], perplexity=perplexities(home, say),
             )  # fmt: skip
@@ -202,16 +203,6 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
 def _published_by(lake: Lake, run_id: str) -> bool:
     ended = lake.run(run_id)
     return ended is not None and ended.version is not None
-
-
-def _published(lake: Lake, recipe: Recipe, run_id: str) -> list[tuple[str, str, str]]:
-    """The texts that no row may repeat: all published texts, or for a loop's round those of the version it extends."""
-    if recipe.steering is None and method_of(recipe).traits(recipe).repeats_published:
-        return []
-    if recipe.steering is None:
-        return published_texts(lake, recipe.name, exclude_run=run_id)
-    before = plain_rows(lake, find_version(lake, f"{recipe.name}@{recipe.steering.after}"))
-    return [(row["id"], row["text"], row["label"]) for row in before]
 
 
 async def _rounds(context: RunContext, say: Say) -> tuple[list[Accepted], int]:

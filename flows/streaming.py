@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -26,6 +27,9 @@ AFTER_SHARD = frozenset({SEMANTIC, ACROSS_SHARDS, NOT_CHOSEN})
 
 CHUNK = 8
 """Slots of one label opened in sequence, to use the server's prefix cache."""
+
+FLUSH_S = 5.0
+"""Seconds after which settled candidates are committed even if they are few, so that pages show them."""
 
 WINDOW = 4
 """Slots ahead of the settled prefix, in multiples of `width`: enough that one slow slot blocks nothing."""
@@ -123,6 +127,7 @@ class ShardRunner:
         self._done: dict[tuple[str, int], Outcome] = {}
         self._batch: list[Candidate] = []
         self._batch_calls: list[Call] = []
+        self._flushed = time.monotonic()
         self._report = ShardReport(accepted=dict.fromkeys(labels, 0))
 
     async def run(self) -> ShardReport:
@@ -141,7 +146,7 @@ class ShardRunner:
                     await self._wake.wait()
                 self._collect()
                 self._settle_ready()
-                if len(self._batch) >= self._batch_rows:
+                if len(self._batch) >= self._batch_rows or time.monotonic() > self._flushed + FLUSH_S:
                     await self._flush()
             self._settle_leftovers()
         finally:
@@ -255,6 +260,7 @@ class ShardRunner:
             batch, calls = self._batch, self._batch_calls
             self._batch, self._batch_calls = [], []
             await self._commit(batch, calls)
+            self._flushed = time.monotonic()
 
 
 def gate_decision(candidate: Candidate, failed: GateResult, code: str = "") -> Decision:

@@ -98,7 +98,7 @@ def test_a_version_carries_the_rows_of_an_earlier_one(lake: Lake) -> None:
     assert second.models == given["models"]
     assert publish(lake, run=later, carried=first, **given) == second
     assert put(lake, [*ROWS[:3], row(7, split="validation"), seed]) == second  # content alone distinguishes versions
-    assert {name for name, *_ in published_texts(lake, "d", exclude_run="run2")} == {*held} - {"c_row00007"}
+    assert {name for name, *_ in published_texts(lake, "d", exclude_runs={"run2"})} == {*held} - {"c_row00007"}
     third = publish(lake, run=RUN.model_copy(update={"id": "run3"}), carried=second, **{**given, "rows": [row(9)]})
     whose = rows(lake, third).to_pydict()
     assert sorted(whose["run_id"]) == ["run1"] * 4 + ["run2", "run3"]
@@ -151,8 +151,8 @@ def test_published_texts_of_other_runs(lake: Lake) -> None:
     put(lake)
     put(lake, ROWS[:2])
     put(lake, [row(9)], RUN.model_copy(update={"id": "run2"}))
-    assert published_texts(lake, "d", exclude_run="run1") == [("c_row00009", row(9).text, "a")]
-    assert len(published_texts(lake, "d", exclude_run="run2")) == 6
+    assert published_texts(lake, "d", exclude_runs={"run1"}) == [("c_row00009", row(9).text, "a")]
+    assert len(published_texts(lake, "d", exclude_runs={"run2"})) == 6
     assert published_texts(lake, "e") == []
 
 

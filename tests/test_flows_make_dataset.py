@@ -229,3 +229,11 @@ def test_a_second_run_at_the_same_time_is_refused(tmp_path: Path, fake_llm: Any)
             first.stderr.close()
     runs = json.loads(graft(home, "status", "--json").stdout)["runs"]
     assert [run["status"] for run in runs] == ["interrupted"]
+
+
+def test_more_rows_keep_those_of_the_latest_version_and_repeat_no_call(tmp_path: Path, fake_llm: Any) -> None:
+    recipe = write_recipe(tmp_path, fake_llm.url, rows=6)
+    first, more = run_json(tmp_path / "home", recipe), run_json(tmp_path / "home", recipe, "--more", "5")
+    assert more["run"]["id"] != first["run"]["id"] and more["version"]["rows"] == first["version"]["rows"] + 5
+    assert more["run"]["recipe"]["target"]["labels"] == {"alpha": 9, "beta": 8}
+    assert more["run"]["calls_cached"] >= first["run"]["calls"] > 0

@@ -160,7 +160,7 @@ def test_a_form_is_parsed_to_the_types_of_the_flow() -> None:
     schema = make_dataset.parameters.model_dump()
     accepts = parameters_of(schema, {"recipe": "demo"})
     kinds = {"recipe": "text", "rows_per_label": "whole", "seed": "whole", "money_usd": "number", "minutes": "number"}
-    assert {info.name: info.kind for info in accepts} == {**kinds, "fresh": "truth"}
+    assert {info.name: info.kind for info in accepts} == {**kinds, "fresh": "truth", "more": "whole"}
     assert all(info.description for info in accepts)
     sent = {"recipe": " demo ", "rows_per_label": "20", "seed": "", "money_usd": "1.5", "minutes": " ", "fresh": "on"}
     values = from_form(accepts, sent)

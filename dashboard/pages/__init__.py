@@ -8,6 +8,7 @@ from starlette.responses import Response
 from graft.dashboard.charts import png, svg
 from graft.dashboard.context import Chart, Page, context_of
 from graft.dashboard.pages import (
+    acting,
     changes,
     datasets,
     home,
@@ -29,8 +30,8 @@ from graft.dashboard.pages import (
 from graft.schemas.errors import NotFound
 
 MODULES = (
-    home, preview, runs, datasets, report, judged, map, changes, people, rows, row, review, trying, students, models,
-    schedules, settings,
+    home, preview, acting, runs, datasets, report, judged, map, changes, people, rows, row, review, trying, students,
+    models, schedules, settings,
 )  # fmt: skip
 
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from graft.dashboard.charts.shapes import bars, line
 from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of
 from graft.dashboard.figures import Rows
+from graft.dashboard.pages.acting import known, recipe_text, run_of, trouble, work_of
 from graft.schemas.datasets import Run
-from graft.schemas.errors import GraftError, NotFound
+from graft.schemas.errors import GraftError
 from graft.schemas.live import read_live
 from graft.schemas.sections import Column, Table
 
@@ -29,8 +30,13 @@ LATE_S = 2.0
 
 
 def runs(request: Request) -> Response:
-    """List every run, newest first; ticked runs can be compared."""
+    """List every run, newest first; ticked runs can be compared. `of`: the work that starts a run, until it has one."""
+    from graft.flows.background import progress
+
     context, dataset = context_of(request), request.query_params.get("dataset", "")
+    work = progress(context.home, of) if (of := request.query_params.get("of", "")) else None
+    if work is not None and (begun := run_of(context, work)):
+        return RedirectResponse(f"/runs/{quote(begun)}", 303)
     every = context.lake.runs()
     found = [run for run in every if not dataset or run.dataset == dataset]
     rows = [{**run.model_dump(exclude={"recipe"}), "method": _method(run)} for run in found]
@@ -41,6 +47,7 @@ def runs(request: Request) -> Response:
     )  # fmt: skip
     return context.page(
         request, "runs.html.jinja", "Runs", runs=found, names=sorted({run.dataset for run in every}), chosen=dataset,
+        work=work,
         methods={run.id: _method(run) for run in found}, tables=(Table("runs", "Runs", columns, rows),),
     )  # fmt: skip
 
@@ -84,10 +91,8 @@ def run(request: Request) -> Response:
     from graft.data.spending import by_model, errors
 
     context = context_of(request)
-    found = context.lake.run(request.path_params["run_id"])
-    if found is None:
-        raise NotFound("no such run", where="runs", fix="choose one from the list of runs")
-    now = read_live(context.home, found.id)
+    found = known(context, request.path_params["run_id"])
+    now, work = read_live(context.home, found.id), work_of(context, found)
     funnel = _funnel(context.cache, found)
     uses = _remembered(context, found, "models", lambda: by_model(context.lake, run_id=found.id))
     failed = _remembered(context, found, "errors", lambda: errors(context.lake, found.id))
@@ -99,7 +104,8 @@ def run(request: Request) -> Response:
     return context.page(
         request, "run.html.jinja", f"Run {found.id}", run=found, live=found.status == "running", now=now, tables=tables,
         labels=_progress(found, _by_label(context.cache, found)), steps=_steps(found, funnel),
-        method=_method(found), prefect=_prefect_page(now),
+        method=_method(found), prefect=_prefect_page(now), work=work, trouble=trouble(found, work),
+        latest=_latest(context.cache, found), recipe=recipe_text(found),
     )  # fmt: skip
 
 
@@ -212,9 +218,7 @@ def _endpoints(now: Live | None) -> Table:
 def _stretches(context: PageContext, given: Mapping[str, str]) -> list[Stretch]:
     from graft.data.spending import over_run
 
-    found = context.lake.run(given.get("of", ""))
-    if found is None:
-        raise NotFound("no such run", where="runs", fix="choose one from the list of runs")
+    found = known(context, given.get("of", ""))
     made: list[Stretch] = _remembered(context, found, "stretches", lambda: over_run(context.lake, found.id))
     return made
 
@@ -225,6 +229,14 @@ def _funnel(cache: QueryCache, run: Run) -> Rows:
         SELECT status, route, code, count(*) AS rows, min(candidate_id) AS example,
                count(*) FILTER (asked > 0 OR labelling IS NOT NULL) AS reviewed
         FROM lake.candidates WHERE run_id = ? GROUP BY ALL ORDER BY rows DESC, status, route, code"""
+    return _rows(cache, run, query)
+
+
+def _latest(cache: QueryCache, run: Run) -> Rows:
+    """The candidates that ended last, without restricted texts."""
+    query = """
+        SELECT candidate_id AS id, status, label, reason, CASE WHEN restricted THEN '' ELSE text END AS text, restricted
+        FROM lake.candidates WHERE run_id = ? ORDER BY rowid DESC LIMIT 12"""
     return _rows(cache, run, query)
 
 
@@ -278,7 +290,7 @@ def draw_funnel(context: PageContext, given: Mapping[str, str]) -> Spec | None:
 
 
 PAGES = (
-    Page("/runs", "runs", runs, menu="Runs", plain=("dataset",)),
+    Page("/runs", "runs", runs, menu="Runs", plain=("dataset", "of")),
     Page("/runs/compare", "compare", compare, plain=("run",)),
     Page("/runs/{run_id}", "run", run),
 )

@@ -6,6 +6,7 @@ if (live) {
     try {
       const answer = await fetch(location.href, { headers: { accept: "text/html" } });
       if (!answer.ok) return;
+      if (answer.redirected) return location.replace(answer.url);
       const whole = new DOMParser().parseFromString(await answer.text(), "text/html");
       const fresh = whole.getElementById("live");
       if (!fresh) return;
