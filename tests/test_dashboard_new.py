@@ -18,11 +18,9 @@ def test_a_run_is_stopped_resumed_and_extended_on_its_page(browser: Browser, tmp
     with Serving(median_ms=900) as llm, serving(home) as address, visiting(browser) as (page, wrong):
         recipe = write_recipe(tmp_path, llm.url, rows=60)
         known(home, recipe)
-        page.goto(f"{address}/runs")
-        begun = page.request.post(
-            f"{address}/runs/start", form={"recipe": str(recipe)}, headers={"origin": address}, max_redirects=0
-        )
-        page.goto(address + begun.headers["location"])
+        page.goto(f"{address}/preview")
+        page.get_by_label("recipe").select_option(str(recipe))
+        page.get_by_role("button", name="run", exact=True).click()
         page.get_by_role("button", name="Stop").wait_for(timeout=30_000)
         page.locator("#latest tbody tr").first.wait_for(timeout=30_000)
         assert "of 120 rows accepted" in page.locator("#live").inner_text()
