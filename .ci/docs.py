@@ -29,22 +29,27 @@ FOREIGN = re.compile(
 )
 
 
+def lines_of(text: str) -> Iterator[tuple[str, bool]]:
+    """Each line, and whether it belongs to fenced code; the fences do."""
+    inside = False
+    for line in text.splitlines():
+        fence = bool(FENCE.match(line))
+        yield line, inside or fence
+        inside ^= fence
+
+
 def prose(text: str) -> Iterator[tuple[int, str]]:
     """The lines outside fenced code, with their numbers; inline code is blanked out."""
-    inside = False
-    for number, line in enumerate(text.splitlines(), 1):
-        if FENCE.match(line):
-            inside = not inside
-        elif not inside:
+    for number, (line, fenced) in enumerate(lines_of(text), 1):
+        if not fenced:
             yield number, CODE.sub(lambda found: "`" * len(found[0]), line)
 
 
 def anchors(text: str) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
-    inside, found = False, set[str]()
-    for line in text.splitlines():
-        inside ^= bool(FENCE.match(line))
-        if not inside and (heading := re.match(r"#{1,6} (.*)", line)):
+    found = set[str]()
+    for line, fenced in lines_of(text):
+        if not fenced and (heading := re.match(r"#{1,6} (.*)", line)):
             words = LINK.sub(r"\2", heading[1]).strip().lower()
             found.add(re.sub(r"[^\w\- ]", "", words).replace(" ", "-"))
     return found
@@ -83,9 +88,8 @@ def for_the_site(text: str, page: Path) -> str:
             return found[0]
         return found[2]
 
-    lines, fenced, before = list[str](), False, ""
-    for line in text.splitlines():
-        fenced ^= bool(FENCE.match(line))
+    lines, before = list[str](), ""
+    for line, fenced in lines_of(text):
         starts = re.match(r"(- |\d+\. )", line) and not re.match(r"(- |\d+\. |\s)", before or " ")
         if not fenced and starts:
             lines.append("")

@@ -23,7 +23,7 @@ from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 from mcp.types import CallToolResult, TextContent
 
-from graft.schemas.agent import VARIABLE, policy
+from graft.schemas.agent import VARIABLE, by, policy
 from graft.schemas.base import SLUG_PATTERN
 from graft.schemas.errors import GraftError, InputInvalid
 from graft.schemas.home import Home
@@ -120,8 +120,8 @@ def _started(verb: str, *arguments: str, wait: float = WAIT_S) -> dict[str, Any]
     """Start a verb as a process, and return its state after some seconds at most."""
     from graft.flows.background import begin, progress
 
-    home, found = Home.find(), policy()
-    work = begin(home, verb, arguments, found.by if found else "")
+    home = Home.find()
+    work = begin(home, verb, arguments, by())
     until = time.monotonic() + wait
     while progress(home, work.id).state == "running" and time.monotonic() < until:
         time.sleep(0.1)
@@ -244,8 +244,8 @@ def stop(id: str) -> dict[str, Any]:
     """Stop a preview, run or training by its id. Finished work is kept: the same call continues it."""
     from graft.flows.background import end
 
-    home, found = Home.find(create=False), policy()
-    end(home, id, found.by if found else "")
+    home = Home.find(create=False)
+    end(home, id, by())
     return _standing(home, id)
 
 
@@ -289,11 +289,8 @@ def review(ref: str, rule: str = "disagreement", size: int = 10) -> dict[str, An
     from graft.data.review import queue
     from graft.data.versions import version
 
-    found = policy()
     with Lake.look(Home.find(create=False)) as lake:
-        made = queue(
-            lake, version(lake, ref), cast("Any", rule), by=found.by if found else "", size=max(1, min(size, ROWS))
-        )
+        made = queue(lake, version(lake, ref), cast("Any", rule), by=by(), size=max(1, min(size, ROWS)))
     return made.model_dump(mode="json")
 
 
@@ -308,11 +305,8 @@ def decide(
     from graft.data.lake import Lake
     from graft.data.versions import version
 
-    found = policy()
     with Lake.open(Home.find()) as lake:
-        made = decision(
-            lake, version(lake, ref), row, action, text=text, label=label, note=note, by=found.by if found else ""
-        )
+        made = decision(lake, version(lake, ref), row, action, text=text, label=label, note=note, by=by())
         record(lake, [made])
     return made.model_dump(mode="json", include={"id", "row_id", "action", "label", "by", "at"})
 

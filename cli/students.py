@@ -13,8 +13,6 @@ import typer
 from graft.cli.options import JsonFlag
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from graft.data.lake import Lake
     from graft.data.scores.pairs import Paired
 
@@ -62,12 +60,14 @@ def shown_training() -> Iterator[None]:
     """Show epoch and time left on standard error while the block trains: a bar on a terminal, lines elsewhere."""
     import sys
 
+    from graft.cli.show import console
     from graft.students.progress import Step, watched
 
     if sys.stderr.isatty():
         from rich.progress import BarColumn, Progress, TextColumn
 
-        with Progress(TextColumn("{task.description}"), BarColumn(), console=_errors(), transient=True) as bar:
+        columns = (TextColumn("{task.description}"), BarColumn())
+        with Progress(*columns, console=console(stderr=True), transient=True) as bar:
             task = bar.add_task("loading the version and the encoder", total=None)
 
             def move(one: Step) -> None:
@@ -86,12 +86,6 @@ def shown_training() -> Iterator[None]:
 
     with watched(write):
         yield
-
-
-def _errors() -> Console:
-    from graft.cli.show import console
-
-    return console(stderr=True)
 
 
 def students(

@@ -27,8 +27,7 @@ def history_tree(history: dict[str, Any]) -> Tree:
         _leaf(root, f"now, in {now['dataset']}@{now['version']}", f"{now['label']}: {plain(of_data(now['view']))}")
     _decision(root, history["decision"], history.get("probability"))
     _drawn(root, history)
-    if columns := [one for one in history["columns"] if one[0] not in _titles(history)]:
-        _branch(root, "columns", columns)
+    _columns(root, history)
     for one in history["passages"]:
         _leaf(root, _place(one), one["text"] or "its text is not in this lake")
     if history["exemplars"]:
@@ -57,8 +56,7 @@ def preview_tree(history: dict[str, Any], prompts: bool) -> Tree:
     _view(root, of_data(history["view"]))
     _decision(root, history["decision"], history.get("probability"))
     _drawn(root, history)
-    if columns := [one for one in history["columns"] if one[0] not in _titles(history)]:
-        _branch(root, "columns", columns)
+    _columns(root, history)
     for one in history["passages"]:
         _leaf(root, _place(one), one["text"] or "its text is not in this lake")
     for review in history["reviews"]:
@@ -83,6 +81,12 @@ def _view(root: Tree, view: View) -> None:
 def _titles(history: dict[str, Any]) -> set[str]:
     """Columns that the row's view shows already."""
     return {part.title for part in of_data(history["view"]) if part.title}
+
+
+def _columns(root: Tree, history: dict[str, Any]) -> None:
+    shown = _titles(history)
+    if columns := [one for one in history["columns"] if one[0] not in shown]:
+        _branch(root, "columns", columns)
 
 
 def _place(passage: dict[str, Any]) -> str:
@@ -139,8 +143,9 @@ def _decision(root: Tree, decision: dict[str, Any] | None, probability: float | 
 def _drawn(root: Tree, history: dict[str, Any]) -> None:
     """The request beyond the label, and how the label was decided."""
     labelling = history.get("labelling")
+    shown = _titles(history)
     for name, text in history.get("meant", ()):
-        if name not in _titles(history):
+        if name not in shown:
             _leaf(root, name, text)
     if labelling:
         kept = "label confirmed" if history["intended_label"] else "label given"

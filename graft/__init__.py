@@ -367,7 +367,7 @@ def compare(a: str, b: str, *, test: str | None = None) -> Paired:
 
 
 def clean(*, yes: bool = False, models: bool = False) -> Cleaned:
-    """What can be freed in the home; `yes` deletes it, with `models` also joined models that no recipe names."""
+    """List files that the home can do without; `yes` deletes them, with `models` also joined models no recipe names."""
     from graft.flows.clean import clean as free
     from graft.schemas.home import Home
 

@@ -145,8 +145,13 @@ class ModelSpec(Value):
         """The context that a prompt must fit into, for messages; an embedded model's can be set."""
         if self.provider != "embedded":
             return "the server's context"
-        tokens = self.context or CONTEXT
-        return f"the context of {tokens:,} tokens: give {self.name} a larger one, such as context: {2 * tokens}"
+        own = self.slot_tokens
+        return f"the context of {own:,} tokens: give {self.name} a larger one, such as context: {2 * own}"
+
+    @property
+    def slot_tokens(self) -> int:
+        """Tokens of a prompt with its reply on an embedded server."""
+        return self.context or CONTEXT
 
     @property
     def is_student(self) -> bool:

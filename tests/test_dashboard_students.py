@@ -88,7 +88,7 @@ def test_two_students_are_compared_on_the_same_texts(browser: Browser, address: 
     with visiting(browser) as (page, wrong):
         page.goto(f"{address}/students/compare?a=st_seeds&b=st_shop2")
         assert "McNemar" in page.locator("main").inner_text()
-        page.get_by_label("texts, one a line").fill("what is the cost\n\nwhen does it come")
+        page.get_by_label("texts, one per line").fill("what is the cost\n\nwhen does it come")
         page.get_by_role("button", name="compare").click()
         page.locator("#table-predictions").wait_for(timeout=30_000)
         assert page.locator("#table-predictions tbody tr").count() == 2

