@@ -53,6 +53,8 @@ class CallRequest(Value):
         """Hash of everything that can change the reply (32 hex digits)."""
         model = self.model
         more: dict[str, Any] = {"weights": model.weights} if model.weights else {}
+        if model.context:
+            more["context"] = model.context  # a full context cuts a reply short
         if model.headers_env:
             more["headers"] = sorted(name.lower() for name in model.headers_env)  # their values are secret
         return stable_hash(

@@ -22,7 +22,7 @@ from graft.cli.app import app
 from graft.dashboard.app import create_app
 from graft.dashboard.door import Door
 from graft.data.lake import Lake
-from graft.flows.make_dataset import read_recipe
+from graft.flows.plan import read_recipe
 from graft.schemas.home import Home
 from graft.schemas.kinds import EXPORTS, FAMILIES, METHODS
 

@@ -281,6 +281,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 MODEL_CHANGES: dict[str, Any] = {
     "provider": "litellm", "model": "fake-2", "revision": "2", "base_url": "http://127.0.0.1:2/v1",
     "style": "completion", "extra": {"top_k": 3}, "weights": "0" * 64, "headers_env": {"X-Key": "X_KEY"},
+    "context": 4096,
 }  # fmt: skip
 CHANGE_NO_REPLY = {
     "purpose", "role", "name", "api_key_env", "licence", "price", "max_concurrency", "timeout_s", "requests_per_minute",

@@ -287,27 +287,35 @@ def test_every_candidate_is_graded_once_and_not_all_alike(grades: list[tuple[int
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "reason"),
+    ("tool", "arguments", "code", "reason"),
     [
-        ('{"city": "Bern", "day": "today"}', "accepted.made", ""),
-        ('{"city": "Bern", "day": "monday"}', "gate.call_arguments", "turn 2: weather: day: 'monday' is not one of"),
-        ('{"city": "Bern"}', "gate.call_arguments", "turn 2: weather: 'day' is a required property"),
-        ("the weather in Bern", "gate.call_arguments", "turn 2: the arguments of weather are not a JSON object"),
+        ("weather", {"city": "Bern", "day": "today"}, "accepted.made", ""),
+        ("weather", {"city": "Bern", "day": "monday"}, "failed.schema_unmet", "day is none of the values"),
+        ("weather", {"city": "Bern"}, "failed.schema_unmet", "no field 'day'"),
+        ("convert", {"amount": 20, "from": "EUR", "to": "USD"}, "accepted.made", ""),
+        ("convert", {"amount": 0, "from": "EUR", "to": "USD"}, "gate.call_arguments", "turn 2: convert: amount: 0"),
+        ("convert", {"amount": 20, "from": "eur", "to": "USD"}, "gate.call_arguments", "turn 2: convert: from: 'eur'"),
     ],
 )
-def test_a_tool_call_fits_the_schema_of_its_tool(arguments: str, code: str, reason: str) -> None:
+def test_a_tool_call_fits_the_schema_of_its_tool(tool: str, arguments: dict[str, Any], code: str, reason: str) -> None:
+    """A typed reply gives the arguments their shape; what a type cannot say is left to the tool's own schema."""
+    reply = json.dumps(arguments)
     models = Models(
-        ask_question="Is it sunny in Bern today?", ask_call=json.dumps({"arguments": arguments}), ask_result="sunny",
+        ask_question="Is it sunny in Bern today?", ask_forecast=reply, ask_exchange=reply, ask_result="sunny",
         ask_answer="It is sunny in Bern.",
     )  # fmt: skip
+    candidates = run("tool_calls", models, *range(8), gated=True)
+    step = {"weather": "forecast", "convert": "exchange"}[tool]
     made = next(
-        one for one in run("tool_calls", models, *range(8), gated=True) if "'weather'" in str(one.data["messages"])
+        one
+        for one in candidates
+        if f"Step {step}:" in one.decision.reason or f"'{tool}'" in str(one.data.get("messages"))
     )
     assert made.decision.code == code and reason in made.decision.reason
-    messages: Any = made.data["messages"]
-    assert [one["role"] for one in messages] == ["user", "assistant", "tool", "assistant"]
     if made.accepted:
-        assert messages[1]["tool_calls"] == [{"name": "weather", "arguments": {"city": "Bern", "day": "today"}}]
+        messages: Any = made.data["messages"]
+        assert [one["role"] for one in messages] == ["user", "assistant", "tool", "assistant"]
+        assert messages[1]["tool_calls"] == [{"name": tool, "arguments": arguments}]
         assert [one["name"] for one in made.data["tools"]] == ["weather", "convert"]  # type: ignore[union-attr,call-overload,index]
 
 
