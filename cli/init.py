@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graft.cli.label import beside, found_models, labels_in, model_spec
 from graft.cli.options import JsonFlag
 
 if TYPE_CHECKING:
@@ -40,8 +39,9 @@ def init(
 
     Example:  graft init --file reviews.csv --labels "praise,complaint" --model gpt-4o-mini@https://api.openai.com/v1
     """
+    from graft.agents.local.detect import model_spec
     from graft.cli.show import as_json, console
-    from graft.flows.first_recipe import compose, look_at, task_fields, write
+    from graft.flows.first_recipe import beside, compose, look_at, task_fields, write
     from graft.schemas.kinds import TASKS
 
     ask = sys.stdin.isatty() and sys.stdout.isatty() and not json
@@ -86,6 +86,7 @@ def _task(look: Look | None, ask: bool) -> str:
 
 def _labels(kind: type[Task], given: str | None, look: Look | None, ask: bool) -> dict[str, str]:
     """Label to meaning. Raises InputInvalid if labels are missing, or lack a meaning that is needed."""
+    from graft.flows.first_recipe import labels_in
     from graft.schemas.errors import InputInvalid, Problem
 
     found = look.labels if look else {}
@@ -110,6 +111,7 @@ def _labels(kind: type[Task], given: str | None, look: Look | None, ask: bool) -
 
 def _model(ask: bool) -> dict[str, Any]:
     """The first model found on this machine, or the one chosen on a terminal."""
+    from graft.agents.local.detect import found_models, model_spec
     from graft.schemas.errors import ModelUnreachable
 
     try:

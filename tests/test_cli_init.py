@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from graft.agents.local import detect
+from graft.agents.local.detect import model_spec
 from graft.cli import init as verb
 from graft.cli.app import app
-from graft.cli.label import model_spec
 from graft.flows.plan import read_recipe
 from graft.schemas.errors import GraftError, InputInvalid
 
@@ -141,7 +142,7 @@ def test_a_file_of_many_values_has_no_labels(tmp_path: Path) -> None:
 
 def test_models_are_those_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [("llama3 (Ollama)", model_spec("llama3@http://127.0.0.1:11434/v1"))]
-    monkeypatch.setattr(verb, "found_models", lambda: found)
+    monkeypatch.setattr(detect, "found_models", lambda: found)
     assert verb._model(ask=False)["base_url"] == "http://127.0.0.1:11434/v1"
     for answer, provider in (("1", "openai"), ("openai/gpt-4o-mini", "litellm"), ("smollm2-135m-instruct", "embedded")):
         monkeypatch.setattr(verb, "_asked", lambda question, default, answer=answer: answer)
