@@ -63,6 +63,7 @@ def copy(
     Example:  graft recipes copy demo --out my-recipes
     """
     from graft.cli.show import as_json, console
+    from graft.flows.recipe_shelf import files_of
     from graft.schemas.errors import GraftError
 
     file = _file(name)
@@ -89,15 +90,6 @@ def gallery() -> list[dict[str, Any]]:
     from graft.schemas.load import PACKAGE_RECIPES
 
     return [_entry(file) for file in sorted(PACKAGE_RECIPES.glob("*.yaml"))]
-
-
-def files_of(file: Path) -> list[str]:
-    """The files and folders beside a recipe that it names, wherever it names them."""
-    from graft.schemas.plain_yaml import plain
-
-    data = plain(file.read_text(encoding="utf-8"))
-    names = {text for text in _texts(data) if len(text) < 200 and "\n" not in text and not Path(text).is_absolute()}
-    return sorted(one for one in names if one.strip("./") and ".." not in one and (file.parent / one).exists())
 
 
 def _entry(file: Path) -> dict[str, Any]:

@@ -33,6 +33,7 @@ PARTS = {
     "vectors": "cached embeddings",
     "documents": "cached texts of documents",
     "work": "what pages started",
+    "recipes": "recipes written on pages, with their files",
 }
 """Parts of a home in words, as tables show them."""
 

@@ -6,7 +6,8 @@ import itertools
 import re
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -148,12 +149,13 @@ def task_fields(task: type[Task], labels: Mapping[str, str], look: Look | None, 
     for value in made.values():
         for entry in value if isinstance(value, list) else ():
             entry["description"] = labels.get(entry.get("name"), "")
-    return made
+    return {name: value for name, value in made.items() if value != []}
 
 
 def compose(
-    name: str, task: type[Task], fields: Mapping[str, Any], look: Look | None, path: str, model: Mapping[str, Any]
-) -> str:
+    name: str, task: type[Task], fields: Mapping[str, Any], look: Look | None, path: str, model: Mapping[str, Any],
+    head: str = "Written by graft init",
+) -> str:  # fmt: skip
     """The recipe's text, with a comment for each choice.
 
     Args:
@@ -163,11 +165,12 @@ def compose(
         look: what the file holds; None: no file
         path: the file as the recipe names it
         model: the entry of `models`
+        head: begins the first line
     """
     seeded = bool(look and (look.labels or not task.labelled))
     weak, paid = model["provider"] == "embedded", model["provider"] == "litellm"
     lines = [
-        f"# Written by graft init{f' from {path}' if look else ''}. Edit it freely, then:",
+        f"# {head}{f' from {path}' if look else ''}. Edit it freely, then:",
         f"#   graft preview {name}.yaml && graft estimate {name}.yaml && graft run {name}.yaml",
         *([f"# The file: {look.summary()}."] if look else []),
         "", f"name: {_yaml(name)}", "", "task:", f"  kind: {task.named()}",
@@ -176,7 +179,7 @@ def compose(
         lines += _said("  text: a short text", "what a text is, who writes it and to whom: prompts show it")
     language = look.language if look and look.language else "en"
     lines += [*_said(f"  language: {language}", "of the texts: models write in it"), *_fields(fields, look)]
-    lines += _sources(look, path, seeded) + _method(task, look, path, seeded, weak)
+    lines += _sources(task, look, path, seeded) + _method(task, look, path, seeded, weak)
     lines += ["", *_said("models:", "roles name members of this pool; here one model plays all"), f"  - {_yaml(model)}"]
     lines += _roles(task, look, model, seeded, weak)
     lines += ["", "target:", *_said("  rows_per_label: 50", "accepted rows, not attempts")]
@@ -201,11 +204,27 @@ def write(target: Path, text: str, *, force: bool) -> None:
         raise GraftError("this file exists", where=str(target), fix=fix)
     if not target.parent.is_dir():
         raise GraftError("there is no such folder", where=str(target.parent), fix="create it, or give another --out")
+    with _drafted(target, text) as draft:
+        draft.replace(target)
+
+
+def problems_of(target: Path, text: str) -> list[Problem]:
+    """Every problem that a recipe's text would have in the file `target`, which is not written."""
+    try:
+        with _drafted(target, text):
+            return []
+    except InputInvalid as error:
+        return error.problems
+
+
+@contextmanager
+def _drafted(target: Path, text: str) -> Iterator[Path]:
+    """A valid file beside `target` with this text, deleted at the end of the block. Raises as `write` does."""
     draft = target.with_name(f".{target.stem}-{uuid.uuid4().hex[:8]}.yaml")
     try:
         draft.write_text(text, encoding="utf-8")
         read_recipe(str(draft))
-        draft.replace(target)
+        yield draft
     except InputInvalid as error:
         named = [replace(one, file=str(target) if one.file == str(draft) else one.file) for one in error.problems]
         raise InputInvalid(named) from None
@@ -227,14 +246,16 @@ def _fields(fields: Mapping[str, Any], look: Look | None) -> list[str]:
         if not isinstance(value, list):
             lines.append(f"  {name}: {_yaml(value)}")
             continue
-        lines += _said(f"  {name}:", "describe each: prompts show it") if value else []
+        lines += _said(f"  {name}:", "describe each: prompts show it")
         for entry in value:
             line = f"    - {_yaml(entry)}"
             lines += _said(line, f"{counts[entry['name']]:,} rows") if entry["name"] in counts else [line]
     return lines
 
 
-def _sources(look: Look | None, path: str, seeded: bool) -> list[str]:
+def _sources(task: type[Task], look: Look | None, path: str, seeded: bool) -> list[str]:
+    if not look and not task.labelled:
+        return ["", *_said("seeds:", "rows like those you want: prompts show some of them"), "  path: seeds.jsonl"]
     if not look or not seeded:
         return []
     columns_of = (("text", look.text), ("label", look.label), ("response", look.response))
@@ -248,7 +269,7 @@ def _method(task: type[Task], look: Look | None, path: str, seeded: bool, weak: 
         lines = _said("  kind: label", "models label your texts; with top_up they write more (docs/label.md)")
         lines += [f"  texts: {_yaml(path)}", f"  text_column: {_yaml(look.text)}"]
         return ["", "method:", *lines, *_said("  labelers: 1", "models per text")]
-    if not look:
+    if not look and task.labelled:
         lines = _said("  kind: promptmix", "hard texts between two labels (docs/promptmix.md)")
         lines += _said("  shots: 0", "no examples: from the labels' descriptions alone")
         return ["", "method:", *lines, "  partner: random", "  max_cosine: null", "  labelers: 1"]

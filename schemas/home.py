@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from errno import EACCES, ENOTDIR
 from pathlib import Path
 
-from graft.schemas.base import STUDENT_PATTERN
+from graft.schemas.base import SLUG_PATTERN, STUDENT_PATTERN
 from graft.schemas.errors import NO_SPACE, GraftError, NotFound, StorageFull
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,199}")
@@ -117,6 +117,19 @@ class Home:
     def shared_words(self) -> Path:
         """Word embeddings that several students share."""
         return self.students.joinpath(SHARED_WORDS)
+
+    @property
+    def recipes(self) -> Path:
+        """Recipes that were written on pages, with their files."""
+        return self.root / "recipes"
+
+    def recipe(self, name: str) -> Path:
+        """The file of a recipe that was written on a page. Raises NotFound if the name is not valid."""
+        return self._named(self.recipes, name, "recipe", re.compile(SLUG_PATTERN)).with_name(f"{name}.yaml")
+
+    def recipe_file(self, name: str) -> Path:
+        """A file that recipes of pages read. Raises NotFound if the name is not valid."""
+        return self._named(self.recipes / "files", name, "file", _NAME)
 
     @property
     def exports(self) -> Path:

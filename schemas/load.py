@@ -14,8 +14,8 @@ from pydantic import BaseModel, ValidationError
 from graft.schemas import agent
 from graft.schemas.base import SLUG_PATTERN, stable_hash
 from graft.schemas.binding import DEFAULT_METHOD, with_roles
-from graft.schemas.errors import InputInvalid, Problem
-from graft.schemas.home import PACKAGE
+from graft.schemas.errors import GraftError, InputInvalid, Problem
+from graft.schemas.home import PACKAGE, Home
 from graft.schemas.kinds import METHODS
 from graft.schemas.plain_yaml import MAX_BYTES, MAX_NODES, PlainLoader
 from graft.schemas.problems import Explainer, Finding, did_you_mean, field_error
@@ -132,7 +132,9 @@ def resolve_path(recipe_file: str | Path, path: str) -> Path:
 
 
 def find_recipe(name: str) -> Path:
-    """The file of a recipe: a path, or the name of a recipe in ./recipes or among the bundled recipes.
+    """The file of a recipe: a path, or a recipe's name.
+
+    Names are those of ./recipes, of the home's recipes, which pages write, and of the bundled recipes, in this order.
 
     Raises InputInvalid that lists the existing recipes.
     """
@@ -150,18 +152,26 @@ def find_recipe(name: str) -> Path:
 def recipe_names() -> list[str]:
     """The names that `find_recipe` knows, in alphabetical order."""
     folders = [folder for folder in _shelves() if folder.is_dir()]
-    return sorted({file.stem for folder in folders for file in folder.iterdir() if file.suffix in SUFFIXES})
+    return sorted({file.stem for folder in folders for file in folder.iterdir() if _is_recipe(file)})
+
+
+def _is_recipe(file: Path) -> bool:
+    return file.suffix in SUFFIXES and not file.name.startswith(".")
 
 
 def _shelves() -> list[Path]:
-    return list(dict.fromkeys((Path.cwd() / "recipes", PACKAGE_RECIPES)))
+    try:
+        own = [Home.find(create=False).recipes]
+    except GraftError:  # a home that cannot be used is reported by the verb that needs one
+        own = []
+    return list(dict.fromkeys((Path.cwd() / "recipes", *own, PACKAGE_RECIPES)))
 
 
 def _no_file(file: Path) -> Problem:
     what = "is a folder, not a recipe" if file.is_dir() else "there is no such file"
     folders = [file if file.is_dir() else file.parent, *_shelves()]
     found = {entry.stem: entry for folder in folders if folder.is_dir() for entry in sorted(folder.iterdir())
-             if entry.suffix in SUFFIXES}  # fmt: skip
+             if _is_recipe(entry)}  # fmt: skip
     listing = f"recipes that exist: {', '.join(sorted(found))}" if found else "no recipe was found: write one"
     return Problem(str(file), None, "", what, did_you_mean(file.stem, found) + listing)
 
@@ -343,7 +353,11 @@ def _files_exist(file: Path, data: Mapping[str, Any]) -> list[Finding]:
         if path.is_file():
             continue
         folder = path.parent
-        near = sorted(entry.name for entry in folder.iterdir() if entry.is_file()) if folder.is_dir() else []
+        near = (
+            sorted(one.name for one in folder.iterdir() if one.is_file() and one.name[0] != ".")
+            if folder.is_dir()
+            else []
+        )
         listing = f"that folder has: {', '.join(near[:8])}" if near else f"{folder} has no such file"
         what = f"no file {given!r} beside the recipe"
         findings.append(Finding((section, field), what, did_you_mean(path.name, near) + listing))

@@ -40,8 +40,9 @@ PATHS = (
     "/models?days=",
     "/schedules",
     "/preview",
+    "/new",
 )
-MENU = ("/", "/preview", "/runs", "/datasets", "/rows", "/review", "/students", "/models", "/schedules", "/settings")
+MENU = ("/", "/new", "/preview", "/runs", "/datasets", "/rows", "/review", "/students", "/models", "/schedules", "/settings")
 
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 

@@ -15,6 +15,7 @@ from graft.dashboard.pages import (
     judged,
     map,
     models,
+    new,
     people,
     preview,
     report,
@@ -30,8 +31,8 @@ from graft.dashboard.pages import (
 from graft.schemas.errors import NotFound
 
 MODULES = (
-    home, preview, acting, runs, datasets, report, judged, map, changes, people, rows, row, review, trying, students,
-    models, schedules, settings,
+    home, new, preview, acting, runs, datasets, report, judged, map, changes, people, rows, row, review, trying,
+    students, models, schedules, settings,
 )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ def previews(request: Request) -> Response:
     return context.page(
         request, "preview.html.jinja", "Preview", recipes=recipes_of(context), found=found, section=section, made=made,
         chosen=found.work.arguments[0] if found else request.query_params.get("recipe", ""), most=MOST_ROWS,
-        words=words_of, tables=(_earlier(earlier), *(section.tables if section else ())),
+        words=words_of, own=own_recipes(context), tables=(_earlier(earlier), *(section.tables if section else ())),
     )  # fmt: skip
 
 
@@ -42,6 +42,11 @@ def recipes_of(context: PageContext) -> list[str]:
 
     files = dict.fromkeys(run.recipe_file for run in context.lake.runs() if run.recipe_file)
     return [*recipe_names(), *(file for file in files if Path(file).is_absolute() and Path(file).is_file())]
+
+
+def own_recipes(context: PageContext) -> list[str]:
+    """Names of the recipes that were written on the page New."""
+    return sorted(file.stem for file in context.home.recipes.glob("[!.]*.yaml"))
 
 
 def _earlier(found: list[Progress]) -> Table:
