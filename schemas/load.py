@@ -132,9 +132,7 @@ def resolve_path(recipe_file: str | Path, path: str) -> Path:
 
 
 def find_recipe(name: str) -> Path:
-    """The file of a recipe: a path, or a recipe's name.
-
-    Names are those of ./recipes, of the home's recipes, which pages write, and of the bundled recipes, in this order.
+    """The file of a recipe by its path, or by its name in ./recipes, the home's recipes (of pages) or the bundled ones.
 
     Raises InputInvalid that lists the existing recipes.
     """
@@ -151,12 +149,12 @@ def find_recipe(name: str) -> Path:
 
 def recipe_names() -> list[str]:
     """The names that `find_recipe` knows, in alphabetical order."""
-    folders = [folder for folder in _shelves() if folder.is_dir()]
-    return sorted({file.stem for folder in folders for file in folder.iterdir() if _is_recipe(file)})
+    return sorted({file.stem for folder in _shelves() for file in _recipes_in(folder)})
 
 
-def _is_recipe(file: Path) -> bool:
-    return file.suffix in SUFFIXES and not file.name.startswith(".")
+def _recipes_in(folder: Path) -> list[Path]:
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [file for file in files if file.suffix in SUFFIXES and not file.name.startswith(".")]
 
 
 def _shelves() -> list[Path]:
@@ -170,8 +168,7 @@ def _shelves() -> list[Path]:
 def _no_file(file: Path) -> Problem:
     what = "is a folder, not a recipe" if file.is_dir() else "there is no such file"
     folders = [file if file.is_dir() else file.parent, *_shelves()]
-    found = {entry.stem: entry for folder in folders if folder.is_dir() for entry in sorted(folder.iterdir())
-             if _is_recipe(entry)}  # fmt: skip
+    found = {entry.stem: entry for folder in folders for entry in _recipes_in(folder)}
     listing = f"recipes that exist: {', '.join(sorted(found))}" if found else "no recipe was found: write one"
     return Problem(str(file), None, "", what, did_you_mean(file.stem, found) + listing)
 

@@ -42,7 +42,19 @@ PATHS = (
     "/preview",
     "/new",
 )
-MENU = ("/", "/new", "/preview", "/runs", "/datasets", "/rows", "/review", "/students", "/models", "/schedules", "/settings")
+MENU = (
+    "/",
+    "/new",
+    "/preview",
+    "/runs",
+    "/datasets",
+    "/rows",
+    "/review",
+    "/students",
+    "/models",
+    "/schedules",
+    "/settings",
+)
 
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 

@@ -32,6 +32,7 @@ def new(request: Request) -> Response:
     """Show a new recipe, or one that was written here (`?recipe=NAME`)."""
     from graft.flows.recipe_form import Draft, begun, read
     from graft.flows.recipe_shelf import saved, stamp
+    from graft.schemas.tasks.base import task_for
 
     context, name = context_of(request), request.query_params.get("recipe", "")
     if not _owned(context):
@@ -39,7 +40,7 @@ def new(request: Request) -> Response:
     if name:
         text, earlier = saved(context.home, name)
     else:
-        text, earlier = begun("my-texts", "classification", {}, None, "", _first_model()), False
+        text, earlier = begun("my-texts", task_for(("label",)).named(), {}, None, "", _first_model()), False
     draft = read(text, _target(context, name))
     return _page(request, draft, of=name, seen=stamp(text) if name else "", earlier=earlier)
 
@@ -153,7 +154,7 @@ def compose(request: Request, form: Form) -> Response:
     context, text = context_of(request), form.get("yaml", "")
     try:
         _check_owner(context)
-        kind = form.get("kind", "classification")
+        kind = form.get("kind", "")
         if kind not in TASKS.names or TASKS.get(kind).needed:
             raise NotFound(f"no task {kind[:40]!r}", where="task", fix="choose one of the list")
         file, models = form.get("file", ""), _models()
