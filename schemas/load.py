@@ -153,8 +153,7 @@ def recipe_names() -> list[str]:
 
 
 def _recipes_in(folder: Path) -> list[Path]:
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [file for file in files if file.suffix in SUFFIXES and not file.name.startswith(".")]
+    return sorted(file for file in folder.glob("[!.]*") if file.suffix in SUFFIXES)
 
 
 def _shelves() -> list[Path]:
