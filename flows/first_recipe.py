@@ -275,6 +275,8 @@ def _method(task: type[Task], look: Look | None, path: str, seeded: bool, weak: 
         return ["", "method:", *lines, "  partner: random", "  max_cosine: null", "  labelers: 1"]
     lines = _said("  kind: gra", "a generator writes, reviewers judge (docs/gra.md)")
     lines += _said("  reviewers: 1", "with several models: 3, as in the paper")
+    if weak and task.labelled:
+        lines += _said("  calibration_texts: 16", "written once to calibrate the judge; 40 is surer, and slower")
     if weak and not task.labelled:
         lines += _said("  tau: 5.0", "a small model's scores say little: with a large one leave both out")
         lines.append("  delta: 3.0")

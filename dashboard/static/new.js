@@ -168,7 +168,9 @@ if (form) {
     yaml.setSelectionRange(begin, begin + lines[line - 1].length);
     yaml.scrollTop = Math.max(0, yaml.scrollHeight * (line - 6) / lines.length);
   });
-  at("file").addEventListener("change", () => { if (at("file").files[0]) send(at("file").files[0], at("file").files[0].name); });
+  const given = () => { if (at("file").files[0]) send(at("file").files[0], at("file").files[0].name); };
+  at("file").addEventListener("change", given);
+  given(); // chosen before this script was ready, or kept by the browser
   at("use").addEventListener("click", () => {
     const texts = at("pasted").value.split("\n").map((one) => one.trim()).filter(Boolean);
     if (texts.length) send(texts.map((text) => JSON.stringify({ text })).join("\n") + "\n", "pasted.jsonl");
