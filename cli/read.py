@@ -32,7 +32,7 @@ def status(json: JsonFlag = False) -> None:
     from graft.flows.serve import status as services
     from graft.schemas.home import Home
     from graft.schemas.live import read_live
-    from graft.schemas.sections import money
+    from graft.schemas.money import money
 
     home = Home.find(create=False)
     with Lake.look(home, threads=1) as lake:
@@ -56,7 +56,7 @@ def status(json: JsonFlag = False) -> None:
         rows = [
             [run.id, f"{run.status}: {run.stopped_by}" if run.stopped_by else run.status,
              f"{run.counts.get('accepted', 0):,} of {run.counts.get('opened', 0):,}", f"{run.calls:,}",
-             money(run.price_usd), f"{run.started_at:%m-%d %H:%M}"]
+             money(run.price_usd, run.local), f"{run.started_at:%m-%d %H:%M}"]
             for run in runs
         ]  # fmt: skip
         columns = ["run", "status", "accepted", "calls", "price", "UTC"]

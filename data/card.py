@@ -12,6 +12,7 @@ from graft.schemas.datasets import Row, Run, SplitName
 from graft.schemas.display import plain
 from graft.schemas.documents import sources_of
 from graft.schemas.models import ModelSpec
+from graft.schemas.money import money
 from graft.schemas.recipe import Recipe
 from graft.schemas.sections import RIGHT, Column, Section, Table
 from graft.schemas.tasks.base import Task, Words
@@ -168,9 +169,9 @@ def funnel_table(reasons: Sequence[tuple[str, str, int]]) -> Table:
 
 
 def _cost(run: Run) -> str:
-    price = "unknown (a model has no price)" if run.price_usd is None else f"${run.price_usd:,.4f}"
     return (
-        f"## Cost\n\n- price: {price}\n- model calls: {run.calls:,} ({run.calls_cached:,} from the journal)\n"
+        f"## Cost\n\n- price: {money(run.price_usd, run.local)}\n"
+        f"- model calls: {run.calls:,} ({run.calls_cached:,} from the journal)\n"
         f"- tokens: {run.prompt_tokens:,} read, {run.completion_tokens:,} written\n- time: {run.seconds:,.0f} s"
     )
 

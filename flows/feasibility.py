@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from graft.schemas.decisions import Cause, codes_of, decision_code
+from graft.schemas.money import money
 
 FIRST_LOOK = 20
 """Settled candidates before the first check of the target."""
@@ -206,13 +207,11 @@ def early_line(settled: int, accepted: int, reasons: Mapping[str, int], price: s
     return " · ".join(part for part in parts if part)
 
 
-def row_price(per_row: float | None, *, unknown: bool) -> str:
+def row_price(per_row: float | None, *, unknown: bool, local: bool = False) -> str:
     """The price of an accepted row in words. An unknown price is shown as unknown, never as 0."""
-    if unknown:
-        return "price unknown"
-    if per_row is None:
-        return ""
-    return f"${per_row:.2g} an accepted row" if per_row else "$0 an accepted row"
+    if unknown or (local and not per_row):
+        return f"price {money(None, local)}"
+    return "" if per_row is None else f"{money(per_row)} an accepted row"
 
 
 def standing_out(settled: int, reasons: Mapping[str, int]) -> str:

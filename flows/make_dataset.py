@@ -137,7 +137,8 @@ async def downloaded(recipe: Recipe, file: Path, home: Home) -> Recipe:
 
 
 async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake: Lake, run_id: str) -> dict[str, Any]:
-    progress = begin(Progress(recipe.name, run_id, method_of(recipe).wanted(recipe)))
+    local = all(model.local for model in models_used(recipe))
+    progress = begin(Progress(recipe.name, run_id, method_of(recipe).wanted(recipe), local=local))
     say: Say = lambda text: _say(progress, text)  # noqa: E731
     texts = await asyncio.to_thread(given.read_given, recipe, file, home.run(run_id), say)
     chosen = batches.of_run(recipe, seeds, texts.rows, home.run(run_id), say)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from graft.schemas.base import Slug, Value
+from graft.schemas.money import all_local
 from graft.schemas.redaction import redact_recipe
 from graft.schemas.rows import Data
 from graft.schemas.shown import Shown
@@ -63,6 +64,11 @@ class Run(Shown, Value):
             "id": self.id, "status": self.status, "stopped_by": self.stopped_by or None, "accepted": accepted,
             "candidates": opened, "calls": self.calls, "price_usd": self.price_usd, "seconds": round(self.seconds, 1),
         }  # fmt: skip
+
+    @property
+    def local(self) -> bool:
+        """True if all models of its recipe are local, so that its price is none (`schemas.money`)."""
+        return all_local(self.recipe)
 
     @property
     def task(self) -> Task:

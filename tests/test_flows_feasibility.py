@@ -190,7 +190,7 @@ def test_advice_is_given_only_where_something_stands_out(reasons: dict[str, int]
 def test_the_page_holds_signs_overshoot_and_notes(tmp_path: Path) -> None:
     run: dict[str, Any] = {
         "dataset": "d", "id": "r", "shortfall": {}, "stopped_by": "target", "price_usd": None, "prompt_tokens": 1,
-        "completion_tokens": 1, "calls": 2, "seconds": 1.0,
+        "completion_tokens": 1, "calls": 2, "seconds": 1.0, "recipe": {},
         "counts": {"opened": 50, "published": 25, "surplus": 2, "overshoot": 3},
     }  # fmt: skip
     funnel = [{"status": "failed", "route": "failed", "code": "failed.malformed", "rows": 20}]

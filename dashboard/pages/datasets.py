@@ -240,6 +240,7 @@ def _runs_table(context: PageContext, of_runs: list[str]) -> Table:
     rows = figures.by_run(context.lake, of_runs) if len(of_runs) > 1 else []
     for row in rows:
         row["link"] = f"/runs/{quote(row['run_id'], safe='')}"
+        row["local"] = (run := context.lake.run(row["run_id"])) is not None and run.local
     columns = (
         Column("run_id", "run", link="link"), Column("candidates", "candidates", "number"),
         Column("accepted", "accepted", "number"), Column("share", "yield", "share"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,11 +18,10 @@ from graft.schemas.sections import Column, Table
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
-    from graft.data.spending import DatasetUse, DayUse, ModelUse, Worth
+    from graft.data.spending import DatasetUse, DayUse, ModelUse, Total, Worth
     from graft.data.spending.model import Part
     from graft.data.spending.scope import Filters
 
-N = TypeVar("N", int, float)
 SPANS = {"7": "7 days", "30": "30 days", "90": "90 days", "": "all time"}
 LATE_S = 20.0
 """Seconds by which figures may lag while a run commits."""
@@ -52,25 +51,11 @@ def models(request: Request) -> Response:
 class Spent:
     """All figures of the page's scope."""
 
+    total: Total
     uses: list[ModelUse]
     worths: list[Worth]
     sets: list[DatasetUse]
     days: list[DayUse]
-
-    @property
-    def calls(self) -> int:
-        """Calls of all models; each call belongs to one model."""
-        return sum(one.calls for one in self.uses)
-
-    @property
-    def price_usd(self) -> float | None:
-        """Price of all models; None if one is unknown."""
-        return _sum(*(one.price_usd for one in self.uses))
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of the calls whose server counts them."""
-        return sum(_sum(one.prompt_tokens, one.completion_tokens) or 0 for one in self.uses)
 
     @property
     def silent(self) -> str:
@@ -97,11 +82,12 @@ def _spent(context: PageContext, filters: Filters, part: Part, patience_s: float
 
 
 def _count(lake: Lake, filters: Filters, part: Part) -> Spent:
-    from graft.data.spending import by_dataset, by_day, by_model, worth
+    from graft.data.spending import by_dataset, by_day, by_model, total, worth
 
     uses = by_model(lake, **filters)
     return Spent(
-        uses, worth(lake, uses, **filters), by_dataset(lake, **filters), by_day(lake, part, **filters)
+        total(lake, **filters), uses, worth(lake, uses, **filters), by_dataset(lake, **filters),
+        by_day(lake, part, **filters),
     )  # fmt: skip
 
 
@@ -130,11 +116,6 @@ def _datasets(sets: list[Any]) -> Table:
         Column("row_price_usd", "an accepted row", "money"),
     )  # fmt: skip
     return Table("datasets", "Datasets", columns, rows)
-
-
-def _sum(*values: N | None) -> N | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if len(known) == len(values) else None
 
 
 def _spent_now(context: PageContext, given: Mapping[str, str]) -> Spent:

@@ -260,8 +260,8 @@ def _yields(report: Quality) -> Section:
         Fact("candidates", yields.candidates, "number"),
         Fact("accepted", yields.accepted, "number"),
         Fact("yield", taken_share, "share"),
-        Fact("price of the calls", yields.price_usd, "money"),
-        Fact("price of an accepted row", yields.row_price_usd, "money"),
+        Fact("price of the calls", yields.price_usd, "money", local=yields.local, least=yields.least_usd),
+        Fact("price of an accepted row", yields.row_price_usd, "money", local=yields.local),
     )
     counts = (Column("candidates", "candidates", "number"), Column("accepted", "accepted", "number"))
     taken = (*counts, Column("yield", "yield", "share", bar=True))

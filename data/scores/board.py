@@ -12,6 +12,7 @@ from pydantic import Field
 
 from graft.data.scores.answers import VALIDATION, speed
 from graft.schemas.base import Value
+from graft.schemas.money import LOCAL, local_models
 from graft.schemas.sections import Column, Table
 from graft.schemas.steering import Arm, Improvement, RoundResult
 from graft.schemas.students import Student
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from graft.data.lake import Lake
 
 BRIEF = ("rank", "student_id", "from", "accuracy", "low", "high", "gain", "macro_f1", "ece", "teacher_gap")
-LOCAL = "local"
-"""The price of a student's predictions: it runs on this machine, and no call is paid."""
 
 
 class Standing(Value):
@@ -116,11 +115,12 @@ class AgainstTeacher(Value):
     teacher_p50_s: float | None
     teacher_p95_s: float | None
     teacher_usd_per_1000: float | None
+    local: bool = Field(default=False, description="whether the teacher runs on this machine and nobody charges for it")
     student_p50_s: float | None
     student_p95_s: float | None
     student_texts_per_second: float | None
     student_device: str
-    student_price: str = LOCAL
+    student_price: str = Field(default=LOCAL, description="its predictions run on this machine: no call is paid")
 
 
 def leaderboard(lake: Lake, dataset: str | None = None, *, validation: bool = False) -> list[Standing]:
@@ -220,6 +220,7 @@ def _point(loop: Improvement, one: RoundResult) -> CurvePoint:
 def against_teacher(lake: Lake, student: Student) -> list[AgainstTeacher]:
     """Compare a student with every teacher that labelled its test rows, the best teacher of each test first."""
     found = []
+    local = {name for run in lake.runs(student.dataset) for name in local_models(run.recipe)}
     for judged in lake.evaluations(student.id):
         quick = speed(lake.home, student, judged.test_hash) if judged.teachers else None
         found += [
@@ -229,6 +230,7 @@ def against_teacher(lake: Lake, student: Student) -> list[AgainstTeacher]:
                 student_accuracy=one.student_accuracy, gap=one.student_accuracy - one.accuracy,
                 teacher_p50_s=one.p50_s or None, teacher_p95_s=one.p95_s or None,
                 teacher_usd_per_1000=None if one.price_usd is None else 1000 * one.price_usd / one.rows,
+                local=one.model in local,
                 student_p50_s=quick.p50_s if quick else None, student_p95_s=quick.p95_s if quick else None,
                 student_texts_per_second=quick.texts_per_second if quick else None,
                 student_device=quick.device if quick else "",
