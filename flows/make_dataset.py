@@ -36,7 +36,7 @@ from graft.flows.plan import (
     run_id_of,
 )
 from graft.flows.progress import Progress, begin, current
-from graft.flows.publish import finish
+from graft.flows.publish import cut_short, finish
 from graft.flows.run_context import (
     RunContext,
     Say,
@@ -191,13 +191,13 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
     except (KeyboardInterrupt, asyncio.CancelledError):
         if _published_by(lake, run_id):
             raise
-        lake.save_run(run.model_copy(update={"status": "interrupted", "stopped_by": "user", "ended_at": utc_now()}))
+        lake.save_run(cut_short(lake, run, "interrupted", "user"))
         raise
     except GraftError as error:
         logs.failed(error)
         if _published_by(lake, run_id):
             raise  # it ended early with its accepted rows published: its record stays
-        lake.save_run(run.model_copy(update={"status": "failed", "stopped_by": error.what, "ended_at": utc_now()}))
+        lake.save_run(cut_short(lake, run, "failed", error.what))
         raise
 
 

@@ -15,7 +15,7 @@ from graft.dashboard.figures import Rows
 from graft.dashboard.pages.acting import known, recipe_text, run_of, trouble, work_of
 from graft.schemas.datasets import Run
 from graft.schemas.errors import GraftError
-from graft.schemas.live import read_live
+from graft.schemas.live import read_live, so_far
 from graft.schemas.sections import Column, Table
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def runs(request: Request) -> Response:
     work = progress(context.home, of) if (of := request.query_params.get("of", "")) else None
     if work is not None and (begun := run_of(context, work)):
         return RedirectResponse(f"/runs/{quote(begun)}", 303)
-    every = context.lake.runs()
+    every = [so_far(context.home, run) for run in context.lake.runs()]
     found = [run for run in every if not dataset or run.dataset == dataset]
     rows = [{**run.model_dump(exclude={"recipe"}), "method": _method(run)} for run in found]
     columns = (
