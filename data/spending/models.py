@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
 from graft.data.quality.judged import PANEL, PARTLY, PRICED, SCORED
 from graft.data.quality.words import ratio, rounded
-from graft.data.spending.model import ModelUse, Worth
+from graft.data.spending.model import DatasetUse, ModelUse, Total, Worth
+from graft.data.spending.runs import by_dataset, total
 from graft.data.spending.scope import Filters, Params, calls, candidates, dollars, each, params, rows
 from graft.schemas.binding import LEAST_SCORE, least_scores, writing_roles
 from graft.schemas.decisions import codes_of
@@ -149,3 +151,44 @@ def _judge(row: dict[str, Any], prices: Prices) -> Worth:
         severity=rounded(row["severity"]), agrees_decision=rounded(row["agrees"]),
         agrees_others=ratio(row["same"], row["others"]), review_price_usd=each(paid["price_usd"], row["n"]), **paid,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Spent:
+    """All figures of a scope, for `graft models` and its page."""
+
+    total: Total
+    uses: list[ModelUse]
+    worths: list[Worth]
+    sets: list[DatasetUse]
+
+    @property
+    def candidates(self) -> int:
+        """Of all datasets."""
+        return sum(one.candidates for one in self.sets)
+
+    @property
+    def accepted(self) -> int:
+        """Of all datasets."""
+        return sum(one.accepted for one in self.sets)
+
+    @property
+    def share(self) -> float | None:
+        """The accepted share of the candidates: their yield."""
+        return ratio(self.accepted, self.candidates)
+
+    @property
+    def row_price_usd(self) -> float | None:
+        """The price of an accepted candidate."""
+        return each(self.total.price_usd, self.accepted)
+
+    @property
+    def silent(self) -> str:
+        """Models whose server does not count tokens."""
+        return ", ".join(dict.fromkeys(one.model for one in self.uses if one.prompt_tokens is None))
+
+
+def spent(lake: Lake, **filters: Unpack[Filters]) -> Spent:
+    """Return the totals, each model in each role, and each dataset. See `data.spending.scope` for filters."""
+    uses = by_model(lake, **filters)
+    return Spent(total(lake, **filters), uses, worth(lake, uses, **filters), by_dataset(lake, **filters))
