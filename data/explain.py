@@ -137,7 +137,8 @@ def _newest(lake: Lake, name: str) -> Candidate | None:
 def _of_candidate(lake: Lake, found: Candidate, restricted: bool) -> dict[str, Any]:
     slot = found.slot
     calls = called(lake, slot.run_id, found.id)
-    prices = [call["price_usd"] for call in calls if call["failure"] is None and not call["local"]]
+    answered = [call for call in calls if call["failure"] is None]
+    prices = [call["price_usd"] for call in answered if call["price_usd"] is not None or not call["local"]]
     run = lake.run(slot.run_id)
     task = _task(run)
     kept_back = not restricted and task.has_restricted

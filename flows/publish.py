@@ -11,6 +11,7 @@ from graft.data.card import render_card
 from graft.data.documents.kept import of_run
 from graft.data.lake import Lake
 from graft.data.quality.judged import PRICED, calls_once
+from graft.data.spending import by_model
 from graft.data.splits import assign_splits
 from graft.data.verdicts import verdict_of
 from graft.data.versions import NothingLeft, publish
@@ -142,13 +143,14 @@ async def _publish(
     public = Recipe.stored(run.recipe)  # as stored in the lake: without keys
     ended, looked = run, verdict_of(context.home, context.recipe, context.seeds)
     verdict, documents = section(looked) if looked else None, of_run(context.lake, run.id)
+    uses = by_model(context.lake, run_id=run.id)
 
     def card(standing: Sequence[Row]) -> str:
         nonlocal ended
         ended = run if len(standing) == len(rows) else end(standing)
         return render_card(
             run=ended, recipe=public, rows=standing, seeds=len(context.seeds), reasons=reasons, generators=generators,
-            method=report, verdict=verdict, roles=roles, documents=documents,
+            method=report, verdict=verdict, roles=roles, documents=documents, uses=uses,
         )  # fmt: skip
 
     steering, models = context.recipe.steering, dict(models_with_licences(public))

@@ -27,6 +27,10 @@ EditAction = Literal["accept", "reject", "relabel", "edit", "note", "skip", "und
 RecallKind = Literal["model", "prompt", "seed", "run", "row"]
 
 
+NOT_STATED = "not stated"
+"""A licence that no recipe names."""
+
+
 class Run(Shown, Value):
     """One run of a recipe. The same recipe, seeds, prompts and rules have the same `id`."""
 
@@ -99,6 +103,12 @@ class DatasetVersion(Shown, Value):
     def shown(self) -> dict[str, object]:
         """See Shown."""
         return {"ref": self.ref, "rows": self.rows, "splits": self.splits, "labels": self.labels}
+
+    @property
+    def licences(self) -> dict[str, str]:
+        """`models` by the names that calls and candidates have. Earlier versions hold "name (id)" and "unknown"."""
+        words = {"": NOT_STATED, "unknown": NOT_STATED}
+        return {name.partition(" (")[0]: words.get(licence, licence) for name, licence in self.models.items()}
 
     @property
     def ref(self) -> str:

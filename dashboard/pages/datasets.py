@@ -21,8 +21,9 @@ from graft.dashboard.tables import Part, attachment
 from graft.data.scores import gain_of
 from graft.data.tags import tags
 from graft.data.versions import version, versions
-from graft.schemas.datasets import DatasetVersion, Run
+from graft.schemas.datasets import NOT_STATED, DatasetVersion, Run
 from graft.schemas.errors import GraftError
+from graft.schemas.money import is_local, models_of
 from graft.schemas.sections import Column, Table
 
 QUICK = 20_000
@@ -108,7 +109,7 @@ def overview(context: PageContext, found: DatasetVersion, patience_s: float | No
             _versions_table(context, found),
             _students_table(context, found),
             *kinds,
-            _models_table(found, report),
+            _models_table(found, context.lake.run(found.run_id), report),
         ),
         values={
             "version": found,
@@ -295,27 +296,33 @@ def _students_table(context: PageContext, found: DatasetVersion) -> Table:
     return Table("students", "Students", columns, judged)
 
 
-def _models_table(found: DatasetVersion, report: Any) -> Table:
-    """The models that wrote or judged its rows, with licences and, if calls are known, their usage."""
+def _models_table(found: DatasetVersion, run: Run | None, report: Any) -> Table:
+    """The models that wrote or judged its rows: provider, licence and, if calls are known, their usage."""
     spent = report.yields.spending if report is not None and report.yields else ()
-    rows = [
-        {"model": one.model, "licence": found.models.get(one.model) or "not stated", "role": one.role,
-         "calls": one.calls, "failed": one.failed, "tokens": one.tokens, "price_usd": one.price_usd}
-        for one in spent
-    ]  # fmt: skip
+    known = {str(one.get("name")): one for one in models_of(run.recipe)} if run else {}
+    rows = [{**one.model_dump(), **_described(found, known, one.model)} for one in spent]
+    nothing = {"role": None, "calls": 0, "failed": 0, "tokens": 0, "price_usd": 0.0}
     seen = {row["model"] for row in rows}
-    nothing = {"role": None, "calls": None, "failed": None, "tokens": None, "price_usd": None}
     rows += [
-        {"model": name, "licence": licence or "not stated", **nothing}
-        for name, licence in found.models.items() if name not in seen
+        {**nothing, "local": is_local(known.get(name, {})), **_described(found, known, name)}
+        for name in found.licences if name not in seen
     ]  # fmt: skip
-    columns: tuple[Column, ...] = (Column("model", "model"), Column("licence", "licence"))
+    columns: tuple[Column, ...] = (
+        Column("model", "model"), Column("id", "id"), Column("provider", "provider"), Column("licence", "licence")
+    )  # fmt: skip
     if spent:
         columns += (
             Column("role", "role"), Column("calls", "calls", "number"), Column("failed", "failed", "number"),
             Column("tokens", "tokens", "number"), Column("price_usd", "price", "money"),
         )  # fmt: skip
     return Table("models", "Models and licences", columns, rows, empty="No model wrote or judged its rows.")
+
+
+def _described(found: DatasetVersion, known: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """A model by its name: its id and provider in the recipe, and its licence."""
+    spec = known.get(name, {})
+    licence = found.licences.get(name) or spec.get("licence") or NOT_STATED
+    return {"model": name, "id": spec.get("model"), "provider": spec.get("provider"), "licence": licence}
 
 
 PAGES = (

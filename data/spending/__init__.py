@@ -27,5 +27,6 @@ from graft.data.spending.runs import (
 
 __all__ = [
     "PARTS", "DatasetUse", "DayUse", "Failure", "ModelUse", "RunFigures", "Spent", "Stretch", "Total", "Worth",
-    "by_dataset", "by_day", "by_model", "compare_runs", "errors", "month", "over_run", "runs_by_dataset", "spent", "total", "worth",
+    "by_dataset", "by_day", "by_model", "compare_runs", "errors", "month", "over_run", "runs_by_dataset", "spent",
+    "total", "worth",
 ]  # fmt: skip
