@@ -38,7 +38,7 @@ def one_line(progress: Progress) -> str:
 
 def early(progress: Progress) -> str:
     """Figures from the candidates so far: yield, unreadable replies, refusals, price of an accepted row."""
-    return early_line(progress.settled, progress.total_accepted, progress.reasons, progress.price)
+    return early_line(progress.settled, sum(progress.accepted.values()), progress.reasons, progress.price)
 
 
 def render(progress: Progress) -> RenderableType:

@@ -168,7 +168,7 @@ def _cost(run: dict[str, Any]) -> str:
 def _early(run: dict[str, Any], funnel: list[dict[str, Any]]) -> str:
     """The warnings that the terminal showed during the run, with their final figures."""
     reasons = {row["code"]: row["rows"] for row in funnel if row["status"] != "accepted"}
-    settled, rows = run["counts"].get("opened", 0), run["counts"].get("published", 0)
+    settled, rows = run["counts"].get("opened", 0), run["counts"].get("accepted", 0)
     price = row_price(run["price_usd"] / rows if rows and run["price_usd"] is not None else None,
                       unknown=run["price_usd"] is None, local=all_local(run["recipe"]))  # fmt: skip
     advice = standing_out(settled, reasons)

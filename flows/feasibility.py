@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from graft.schemas.decisions import Cause, codes_of, decision_code
 from graft.schemas.money import money
+from graft.schemas.sections import share
 
 FIRST_LOOK = 20
 """Settled candidates before the first check of the target."""
@@ -199,7 +200,7 @@ def early_line(settled: int, accepted: int, reasons: Mapping[str, int], price: s
     kinds = ", ".join(f"{code.removeprefix('failed.')} {count}" for code, count in unreadable.items())
     refused = sum(reasons.get(code, 0) for code in codes_of("refused"))
     parts = [
-        f"yield {accepted / settled:.0%} of {settled}",
+        f"yield {share(accepted / settled)} of {settled}",
         f"{sum(unreadable.values())} unreadable" + (f" ({kinds})" if kinds else ""),
         f"{refused} refused",
         price,

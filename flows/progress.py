@@ -194,7 +194,7 @@ class Progress:
     @property
     def price(self) -> str:
         """The price of an accepted row so far in words, from candidates paid in this process."""
-        usd, share = self.spent.usd, self.yield_share
+        usd, share = self.spent.usd, sum(self.accepted.values()) / self.settled if self.settled else None
         return row_price(usd.mean / share if usd.count and share else None, unknown=usd.unknown, local=self.local)
 
     def labels(self) -> list[LabelCounts]:

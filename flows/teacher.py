@@ -105,7 +105,7 @@ def table(scores: Sequence[TeacherScore], local: Collection[str] = ()) -> str:
     ]
     for one in scores:
         shots = f"{one.shots} examples a label" if one.shots else "zero-shot"
-        between = " to ".join(f"{share:.1%}" for share in one.interval)
+        between = " to ".join(f"{share:.1%}" for share in one.between)
         price = money(one.price_usd, one.model in local)
         took = f"{one.p50_s:.3f} s" if one.p50_s else "journaled"
         name = f"{one.model}, {shots}"[:31]

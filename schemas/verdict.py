@@ -217,7 +217,7 @@ def _judges(found: Evidence) -> str:
     if not found.teachers:
         return "No model labelled the known rows."
     best = found.teachers[0]
-    low, high = best.interval or (best.accuracy, best.accuracy)
+    low, high = best.between
     how = f"{best.shots} examples a label" if best.shots else "no example"
     against = "more than" if best.accuracy > best.student_accuracy else "no more than"
     return (
@@ -289,7 +289,7 @@ def _models(verdict: Verdict) -> Table:
 
 
 def _end(one: TeacherScore, place: int) -> float | None:
-    return one.interval[place] if one.interval else None
+    return one.between[place]
 
 
 def _ways(verdict: Verdict) -> Table:

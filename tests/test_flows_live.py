@@ -92,8 +92,8 @@ def test_another_process_sees_a_run_go_on_be_killed_and_end(
 
 
 def listed(shown: str, run_id: str) -> tuple[str, ...]:
-    """The accepted and opened candidates and the calls of a run in the table of `graft status`."""
-    found = re.search(rf"{run_id}.* ([\d,]+) of ([\d,]+) +([\d,]+) ", shown)
+    """The accepted and opened candidates and the calls of a run on local models in the table of `graft status`."""
+    found = re.search(rf"{run_id}.* ([\d,]+) of ([\d,]+) +([\d,]+) +local ", shown)
     assert found, shown
     return found.groups()
 

@@ -24,7 +24,7 @@ from graft.data.versions import version, versions
 from graft.schemas.datasets import NOT_STATED, DatasetVersion, Run
 from graft.schemas.errors import GraftError
 from graft.schemas.money import is_local, models_of
-from graft.schemas.sections import Column, Table
+from graft.schemas.sections import Column, Table, number
 
 QUICK = 20_000
 """Rows up to which a quality report takes about a second."""
@@ -74,13 +74,13 @@ def _verdict(context: PageContext, found: DatasetVersion, run: Run | None, repor
     """The sentences beside the title, each with True if it is good news: the student's gain, the judges' agreement,
     missing rows.
     """
-    from graft.data.quality.view import LEAST_ALPHA
+    from graft.data.quality.view import ALPHA_DIGITS, LEAST_ALPHA
 
     lines = [line] if (line := gain_of(context.home, context.lake, found)) else []
     if report is not None and report.reviews and report.reviews.alpha is not None:
         alpha = report.reviews.alpha
-        lines.append((f"reviewers {'agree' if alpha >= LEAST_ALPHA else 'disagree'}: alpha {alpha:.2f}",
-                      alpha >= LEAST_ALPHA))  # fmt: skip
+        agree = alpha >= LEAST_ALPHA
+        lines.append((f"reviewers {'agree' if agree else 'disagree'}: alpha {number(alpha, ALPHA_DIGITS)}", agree))
     if found.partial and run is not None:
         short = ", ".join(f"{label} {count:,}" for label, count in list(run.shortfall.items())[:5])
         lines.append((f"short of the target{f': {short}' if short else ''} (stopped by {run.stopped_by})", False))

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from graft.data.scores.answers import VALIDATION, speed
 from graft.schemas.base import Value
+from graft.schemas.intervals import of_accuracy
 from graft.schemas.money import LOCAL, local_models
 from graft.schemas.sections import Column, Table
 from graft.schemas.steering import Arm, Improvement, RoundResult
@@ -158,7 +159,8 @@ def leaderboard(lake: Lake, dataset: str | None = None, *, validation: bool = Fa
         ORDER BY j.dataset, j.synthetic, max(j.test_file) OVER (PARTITION BY j.dataset, j.test_hash), j.test_hash,
                  rank, j.created_at DESC, j.student_id"""
     found = lake.query(query, [dataset, validation, VALIDATION])
-    return [Standing.model_validate(row) for row in found]
+    standings = [Standing.model_validate(row) for row in found]
+    return [one.model_copy(update={"interval": of_accuracy(one.interval, one.accuracy, one.rows)}) for one in standings]
 
 
 def board_tables(standings: Sequence[Standing]) -> list[Table]:
@@ -169,8 +171,8 @@ def board_tables(standings: Sequence[Standing]) -> list[Table]:
         Column("rank", "#", "number"), Column("student_id", "student", "code", link="href"),
         Column("from", "from"), Column("accuracy", "accuracy", "share"),
         Column("low", "95% from", "share"), Column("high", "to", "share"), Column("gain", "over seeds", "share"),
-        Column("macro_f1", "F1", "number", digits=3), Column("ece", "ECE", "number", digits=3),
-        Column("auprc", "AUPRC", "number", digits=3), Column("teacher_gap", "over teacher", "share"),
+        Column("macro_f1", "F1", "share"), Column("ece", "ECE", "share"), Column("auprc", "AUPRC", "share"),
+        Column("teacher_gap", "over teacher", "share"),
         Column("train_rows", "rows", "number"), Column("seconds", "training time", "seconds"),
         Column("created_at", "made", "ago"),
     )  # fmt: skip
@@ -226,7 +228,7 @@ def against_teacher(lake: Lake, student: Student) -> list[AgainstTeacher]:
         found += [
             AgainstTeacher(
                 test_file=judged.test_file, test_hash=judged.test_hash, model=one.model, shots=one.shots,
-                rows=one.rows, answered=one.answered, teacher_accuracy=one.accuracy, teacher_interval=one.interval,
+                rows=one.rows, answered=one.answered, teacher_accuracy=one.accuracy, teacher_interval=one.between,
                 student_accuracy=one.student_accuracy, gap=one.student_accuracy - one.accuracy,
                 teacher_p50_s=one.p50_s or None, teacher_p95_s=one.p95_s or None,
                 teacher_usd_per_1000=None if one.price_usd is None else 1000 * one.price_usd / one.rows,
