@@ -12,6 +12,7 @@ from rich.text import Text
 from graft.flows.feasibility import early_line, standing_out
 from graft.flows.progress import Progress
 from graft.schemas import sections
+from graft.schemas.money import money
 
 BAR_CELLS = 20
 """Characters of a bar in plain text."""
@@ -37,7 +38,7 @@ def one_line(progress: Progress) -> str:
 
 def early(progress: Progress) -> str:
     """Figures from the candidates so far: yield, unreadable replies, refusals, price of an accepted row."""
-    return early_line(progress.settled, progress.total_accepted, progress.reasons, progress.price)
+    return early_line(progress.settled, sum(progress.accepted.values()), progress.reasons, progress.price)
 
 
 def render(progress: Progress) -> RenderableType:
@@ -118,7 +119,7 @@ def _gateway_parts(progress: Progress) -> list[str]:
         return []
     stats = progress.gateway()
     tokens = stats.prompt_tokens + stats.completion_tokens
-    price = "price unknown" if stats.price_usd is None else f"${stats.price_usd:.4f}"
+    price = f"price {money(stats.price_usd, progress.local)}"
     parts = [f"{stats.calls} calls ({stats.cached} cached)", f"{tokens:,} tokens", price]
     if stats.waiting:
         parts.append(f"limited by {stats.waiting}")

@@ -17,34 +17,39 @@ def models(
     run: Annotated[str | None, typer.Option(help="only this run")] = None,
     since: Annotated[str | None, typer.Option(help=f"first day: {DAY}", metavar="DAY")] = None,
     until: Annotated[str | None, typer.Option(help=f"last day: {DAY}", metavar="DAY")] = None,
+    days: Annotated[int | None, typer.Option(min=1, help="only the last days, today included")] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Compare models by role: calls, tokens, price, failures, yield, agreement.
+    """Compare models by role: calls, tokens, price, failures, yield, agreement. Without options over all time.
 
     Example:  graft models --dataset demo --since 2026-11-01
     """
     from graft.cli.show import as_json, console, print_table
     from graft.data.lake import Lake
-    from graft.data.spending import by_model, worth
-    from graft.data.spending.scope import Filters
-    from graft.data.spending.view import use_tables, worth_tables
+    from graft.data.spending import spent
+    from graft.data.spending.scope import Filters, last_days
+    from graft.data.spending.view import total_table, use_tables, worth_tables
+    from graft.schemas.errors import GraftError
     from graft.schemas.home import Home
 
+    if days and since:
+        raise GraftError("two options set the first day", where="--days, --since", fix="give one of them")
     filters: Filters = {
-        "dataset": dataset, "run_id": run, "since": _day(since, "--since"), "until": _day(until, "--until")
+        "dataset": dataset, "run_id": run, "since": last_days(days) if days else _day(since, "--since"),
+        "until": _day(until, "--until"),
     }  # fmt: skip
     with Lake.look(Home.find(create=False)) as lake:
         _known(lake, dataset, run)
-        uses = by_model(lake, **filters)
-        judged = worth(lake, uses, **filters)
+        found = spent(lake, **filters)
     if json:
-        as_json({"models": [one.model_dump(mode="json") for one in uses],
-                 "worth": [one.model_dump(mode="json") for one in judged]})  # fmt: skip
+        as_json({"total": found.total.model_dump(mode="json"),
+                 "models": [one.model_dump(mode="json") for one in found.uses],
+                 "worth": [one.model_dump(mode="json") for one in found.worths]})  # fmt: skip
         return
-    if not uses and not judged:
+    if not found.uses and not found.worths:
         console().print("no calls match these options. Make some:  graft run demo")
         return
-    for table in (*use_tables(uses), *worth_tables(judged)):
+    for table in (total_table(found, filters), *use_tables(found.uses), *worth_tables(found.worths)):
         print_table(table, tight=True)
 
 

@@ -31,8 +31,8 @@ def status(json: JsonFlag = False) -> None:
     from graft.data.lake import Lake
     from graft.flows.serve import status as services
     from graft.schemas.home import Home
-    from graft.schemas.live import read_live
-    from graft.schemas.sections import money
+    from graft.schemas.live import read_live, so_far
+    from graft.schemas.money import money
 
     home = Home.find(create=False)
     with Lake.look(home, threads=1) as lake:
@@ -56,8 +56,8 @@ def status(json: JsonFlag = False) -> None:
         rows = [
             [run.id, f"{run.status}: {run.stopped_by}" if run.stopped_by else run.status,
              f"{run.counts.get('accepted', 0):,} of {run.counts.get('opened', 0):,}", f"{run.calls:,}",
-             money(run.price_usd), f"{run.started_at:%m-%d %H:%M}"]
-            for run in runs
+             money(run.price_usd, run.local), f"{run.started_at:%m-%d %H:%M}"]
+            for run in (so_far(home, run) for run in runs)
         ]  # fmt: skip
         columns = ["run", "status", "accepted", "calls", "price", "UTC"]
         table(f"runs in {home.root}", columns, rows, right=("accepted", "calls", "price"), tight=True)

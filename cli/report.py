@@ -10,6 +10,7 @@ from graft.data.card import funnel_table, inert, table_markdown
 from graft.flows.feasibility import early_line, row_price, standing_out
 from graft.schemas.decisions import decision_code
 from graft.schemas.home import Home
+from graft.schemas.money import all_local, money
 from graft.schemas.sections import one_line
 from graft.schemas.tasks.base import stored_task
 
@@ -159,7 +160,7 @@ def _made(run: dict[str, Any], version: dict[str, Any] | None, repeated: bool) -
 
 
 def _cost(run: dict[str, Any]) -> str:
-    price = "unknown (a model has no price in the recipe)" if run["price_usd"] is None else f"${run['price_usd']:.4f}"
+    price = money(run["price_usd"], all_local(run["recipe"]))
     tokens = f"{run['prompt_tokens']:,} prompt and {run['completion_tokens']:,} completion tokens"
     return f"{run['calls']:,} model calls, {tokens}, price {price}, {run['seconds']:.0f} s."
 
@@ -167,9 +168,9 @@ def _cost(run: dict[str, Any]) -> str:
 def _early(run: dict[str, Any], funnel: list[dict[str, Any]]) -> str:
     """The warnings that the terminal showed during the run, with their final figures."""
     reasons = {row["code"]: row["rows"] for row in funnel if row["status"] != "accepted"}
-    settled, rows = run["counts"].get("opened", 0), run["counts"].get("published", 0)
+    settled, rows = run["counts"].get("opened", 0), run["counts"].get("accepted", 0)
     price = row_price(run["price_usd"] / rows if rows and run["price_usd"] is not None else None,
-                      unknown=run["price_usd"] is None)  # fmt: skip
+                      unknown=run["price_usd"] is None, local=all_local(run["recipe"]))  # fmt: skip
     advice = standing_out(settled, reasons)
     return early_line(settled, rows, reasons, price) + (f"\n\n{advice}." if advice else "")
 

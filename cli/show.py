@@ -163,16 +163,16 @@ def estimate_table(figures: Estimate) -> None:
     """Print the estimate of a recipe, followed by its assumptions."""
     from rich.text import Text
 
-    from graft.schemas.sections import money
+    from graft.schemas.money import money
 
     rows = [
         [step.purpose, step.model, f"{step.calls:,}", f"{step.prompt_tokens:,}", f"{step.completion_tokens:,}",
-         money(step.price_usd)]
+         money(step.price_usd, step.local)]
         for step in figures.steps
     ]  # fmt: skip
     rows.append(
         ["total", "", f"{figures.calls:,}", f"{figures.prompt_tokens:,}", f"{figures.completion_tokens:,}",
-         money(figures.price_usd)]
+         money(figures.price_usd, figures.local)]
     )  # fmt: skip
     numbers = ("calls", "prompt tokens", "completion tokens", "price")
     table(f"{figures.dataset}: {figures.rows:,} rows requested", ["step", "models", *numbers], rows, right=numbers)

@@ -12,7 +12,7 @@ from rich.tree import Tree
 
 from graft.data.explain import words_of
 from graft.schemas.display import Part, View, of_data, plain
-from graft.schemas.sections import money
+from graft.schemas.money import money
 
 SHOWN = 300
 """Characters shown of a text; --json has all of it."""
@@ -36,7 +36,7 @@ def history_tree(history: dict[str, Any]) -> Tree:
     _branch(root, "calls", [_call(call) for call in history["calls"]])
     _branch(root, "reviews", [_review(review) for review in history["reviews"]])
     _branch(root, "gates", [_gate(gate) for gate in history["gates"]])
-    _branch(root, "price", [("", money(history["price_usd"]))])
+    _branch(root, "price", [("", money(history["price_usd"], history["local"]))])
     run = history["run"]
     _branch(root, "run", [(run["id"], f"graft {run.get('code_version', '?')}, {run.get('recipe_file', '')}")])
     if run.get("by"):
@@ -165,7 +165,7 @@ def _call(call: dict[str, Any]) -> tuple[str, str]:
     ended = call["failure"] or ("from the journal" if call["cached"] else f"{call['latency_s']:.2f} s")
     return call[
         "purpose"
-    ], f"{model}, {tokens}, {money(call['price_usd'])}, {ended}{drawn}{prompt}, key {call['key'][:12]}"
+    ], f"{model}, {tokens}, {money(call['price_usd'], call['local'])}, {ended}{drawn}{prompt}, key {call['key'][:12]}"
 
 
 def _review(review: dict[str, Any]) -> tuple[str, str]:

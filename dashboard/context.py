@@ -23,7 +23,8 @@ from graft.dashboard.queues import Queues
 from graft.dashboard.reports import Reports, StaleCache
 from graft.dashboard.tables import table_csv
 from graft.schemas.errors import GraftError, NotFound
-from graft.schemas.sections import Table, ago, ahead, money, number, seconds, share, spelled
+from graft.schemas.money import money
+from graft.schemas.sections import Table, ago, ahead, number, seconds, share, spelled
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake

@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from typing import get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from graft.data.lake_schema import RunDocument
-from graft.schemas.datasets import Row, Run, SplitName
+from graft.schemas.datasets import NOT_STATED, Row, Run, SplitName
 from graft.schemas.display import plain
 from graft.schemas.documents import sources_of
 from graft.schemas.models import ModelSpec
+from graft.schemas.money import money
 from graft.schemas.recipe import Recipe
 from graft.schemas.sections import RIGHT, Column, Section, Table
 from graft.schemas.tasks.base import Task, Words
+
+if TYPE_CHECKING:
+    from graft.data.spending import ModelUse
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$@:.=-])")
 DOCUMENTS = 20
@@ -43,9 +47,11 @@ def render_card(
     verdict: Section | None = None,
     roles: Sequence[str],
     documents: Sequence[RunDocument] = (),
+    uses: Sequence[ModelUse] = (),
 ) -> str:
     """The card in Markdown. `reasons` are (status, code, rows); `generators` the models whose words are in the rows,
-    `roles` the method's, `method` its own figures, `verdict` that of `graft teacher`, `documents` those of the run.
+    `roles` the method's, `method` its own figures, `verdict` that of `graft teacher`, `documents` those of the run,
+    `uses` its calls by model and role.
     """
     writers = set(generators)
     parts = [
@@ -59,7 +65,7 @@ def render_card(
         *([section_markdown(method)] if method else []),
         *([section_markdown(verdict)] if verdict else []),
         _cost(run),
-        _models(recipe, writers, roles),
+        _models(recipe, writers, roles, uses),
         _use(run, recipe, rows),
     ]
     return "\n\n".join(parts) + "\n"
@@ -168,36 +174,54 @@ def funnel_table(reasons: Sequence[tuple[str, str, int]]) -> Table:
 
 
 def _cost(run: Run) -> str:
-    price = "unknown (a model has no price)" if run.price_usd is None else f"${run.price_usd:,.4f}"
     return (
-        f"## Cost\n\n- price: {price}\n- model calls: {run.calls:,} ({run.calls_cached:,} from the journal)\n"
+        f"## Cost\n\n- price: {money(run.price_usd, run.local)}\n"
+        f"- model calls: {run.calls:,} ({run.calls_cached:,} from the journal)\n"
         f"- tokens: {run.prompt_tokens:,} read, {run.completion_tokens:,} written\n- time: {run.seconds:,.0f} s"
     )
 
 
-def _models(recipe: Recipe, writers: set[str], roles: Sequence[str]) -> str:
-    body, terms = [], []
+def _models(recipe: Recipe, writers: set[str], roles: Sequence[str], uses: Sequence[ModelUse]) -> str:
+    """Each model in each role, with its licence and, if calls are known, its usage."""
+    used, rows = {(one.model, one.role): one for one in uses}, list[dict[str, Any]]()
+    terms, licences = list[str](), {model.name: model.licence or NOT_STATED for model in recipe.models}
     for model in recipe.models:
-        played = [role for role in roles if model in recipe.models_for(role)]
-        if not played:
-            continue
+        played = dict.fromkeys(role for role in roles if model in recipe.models_for(role))
+        played |= dict.fromkeys(role for name, role in used if name == model.name)
         reaches = model.name in writers
-        body.append([inert(model.name), inert(model.model), ", ".join(played), inert(model.licence or "not stated"),
-                     "yes" if reaches else "no"])  # fmt: skip
-        if reaches:
-            terms.append(_terms(model))
-    head = ["model", "id", "may play", "licence", "reaches the student"]
+        named = {"model": model.name, "id": model.model, "provider": model.provider, "local": model.local,
+                "licence": licences[model.name], "reaches": "yes" if reaches else "no"}  # fmt: skip
+        none = {"calls": 0, "tokens": 0, "price_usd": 0.0}
+        rows += [{**none, **named, "role": role, **_usage(used.get((model.name, role)))} for role in played]
+        terms += _terms(model) if reaches and played else []
+    columns: tuple[Column, ...] = (
+        Column("model", "model"), Column("id", "id"), Column("provider", "provider"), Column("role", "role"),
+        Column("licence", "licence"), Column("reaches", "reaches the student"),
+    )  # fmt: skip
+    if uses:
+        columns += (Column("calls", "calls", "number"), Column("tokens", "tokens", "number"),
+                    Column("price_usd", "price", "money"))  # fmt: skip
     note = "A model reaches the student if its words are in the rows; a model that only judges does not."
-    return "## Models and their terms\n\n" + _table(head, body) + f"\n\n{note}\n\n" + "\n".join(terms)
+    table = table_markdown(Table("models", "", columns, rows, note=note, empty="No model wrote or judged the rows."))
+    return "\n\n".join(["## Models and their terms", table, *(["\n".join(terms)] if terms else [])])
 
 
-def _terms(model: ModelSpec) -> str:
+def _usage(use: ModelUse | None) -> dict[str, Any]:
+    if use is None:
+        return {}
+    counted = use.prompt_tokens is not None and use.completion_tokens is not None
+    tokens = (use.prompt_tokens or 0) + (use.completion_tokens or 0) if counted else None
+    return {"calls": use.calls, "tokens": tokens, "price_usd": use.price_usd, "least_usd": use.least_usd}
+
+
+def _terms(model: ModelSpec) -> list[str]:
+    """What a licence means for a student, where it means more than its name says."""
     name = inert(model.name)
     if "gemma" in f"{model.licence} {model.model}".lower():
-        return f"- {name}: the Gemma Terms of Use count a model trained on its outputs as a derivative of Gemma."
+        return [f"- {name}: the Gemma Terms of Use count a model trained on its outputs as a derivative of Gemma."]
     if model.licence is None:
-        return f"- {name}: its licence is not stated; check whether its outputs may train a model."
-    return f"- {name}: {inert(model.licence)}."
+        return [f"- {name}: its licence is not stated; check whether its outputs may train a model."]
+    return []
 
 
 def _use(run: Run, recipe: Recipe, rows: Sequence[Row]) -> str:

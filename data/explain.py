@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from graft.data.arrow import from_rows, plain_rows
 from graft.data.documents.kept import passages_of
 from graft.data.lake_schema import VersionRowRecord
+from graft.data.quality.judged import LOCAL
 from graft.data.withdrawn import PROMPT_VERSION, Selector, direct, recalls, touched
 from graft.schemas.calls import Call
 from graft.schemas.datasets import Edit, Run
@@ -136,7 +137,8 @@ def _newest(lake: Lake, name: str) -> Candidate | None:
 def _of_candidate(lake: Lake, found: Candidate, restricted: bool) -> dict[str, Any]:
     slot = found.slot
     calls = called(lake, slot.run_id, found.id)
-    prices = [call["price_usd"] for call in calls if call["failure"] is None]
+    answered = [call for call in calls if call["failure"] is None]
+    prices = [call["price_usd"] for call in answered if call["price_usd"] is not None or not call["local"]]
     run = lake.run(slot.run_id)
     task = _task(run)
     kept_back = not restricted and task.has_restricted
@@ -170,6 +172,7 @@ def _of_candidate(lake: Lake, found: Candidate, restricted: bool) -> dict[str, A
         ],
         "calls": calls,
         "price_usd": None if any(price is None for price in prices) else sum(price or 0.0 for price in prices),
+        "local": bool(calls) and all(call["local"] for call in calls),
     }
 
 
@@ -249,6 +252,7 @@ def _of_given(lake: Lake, name: str, held: list[dict[str, Any]]) -> dict[str, An
         "slot": None,
         "decision": None,
         "price_usd": None,
+        "local": False,
         "probability": None,
         "models": {},
         **{key: list[Any]() for key in ("meant", "columns", "exemplars", "reviews", "gates", "calls")},
@@ -302,19 +306,19 @@ def _students(lake: Lake, places: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def called(lake: Lake, run_id: str, candidate_id: str) -> list[dict[str, Any]]:
-    """A candidate's calls as plain values, oldest first, each with its `parameters` and its `prompt_version`."""
+    """A candidate's calls as plain values, oldest first, with `parameters`, `prompt_version` and `local` of each."""
     query = f"""
-        SELECT *, {PROMPT_VERSION} AS prompt_version FROM lake.calls WHERE run_id = ? AND candidate_id = ?
-        ORDER BY "at", key"""
+        SELECT *, {PROMPT_VERSION} AS prompt_version, {LOCAL} AS local FROM lake.calls
+        WHERE run_id = ? AND candidate_id = ? ORDER BY "at", key"""
     found = lake.query(query, [run_id, candidate_id])
-    prompts = [row.pop("prompt_version") for row in found]
+    beside = [{name: row.pop(name) for name in ("prompt_version", "local")} for row in found]
     return [
         {
             **call.model_dump(mode="json", exclude={"run_id", "candidate_id"}),
             "parameters": parameters(call.request),
-            "prompt_version": prompt,
+            **more,
         }
-        for call, prompt in zip(from_rows(Call, found), prompts, strict=True)
+        for call, more in zip(from_rows(Call, found), beside, strict=True)
     ]
 
 

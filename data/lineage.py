@@ -58,7 +58,7 @@ def _inputs(lake: Lake, found: DatasetVersion, run: Run | None) -> list[dict[str
         _dataset("file", one.file, version=_facet("DatasetVersionDatasetFacet", datasetVersion=one.hash))
         for one in (of_run(lake, run.id) if run else ())
     ]
-    models = [name for name in found.models if touched(lake, Selector("model", name), [found.run_id])]
+    models = [name for name in found.licences if touched(lake, Selector("model", name), [found.run_id])]
     return inputs + [_dataset("model", name) for name in models]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from graft.schemas.errors import GraftError
 from graft.schemas.home import Home
 from graft.schemas.load import held
 from graft.schemas.models import ModelSpec
+from graft.schemas.money import money
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
 from graft.schemas.shown import Shown
@@ -35,6 +37,7 @@ class Step(Value):
     prompt_tokens: int
     completion_tokens: int
     price_usd: float | None
+    local: bool = False
 
 
 class Estimate(Shown, Value):
@@ -47,6 +50,7 @@ class Estimate(Shown, Value):
     prompt_tokens: int
     completion_tokens: int
     price_usd: float | None
+    local: bool = False
     steps: tuple[Step, ...]
     assumptions: tuple[str, ...]
 
@@ -55,7 +59,7 @@ class Estimate(Shown, Value):
         return {
             "dataset": self.dataset, "rows": self.rows, "candidates": self.candidates, "calls": self.calls,
             "tokens": self.prompt_tokens + self.completion_tokens,
-            "price_usd": "unknown" if self.price_usd is None else self.price_usd,
+            "price": money(self.price_usd, self.local),
         }  # fmt: skip
 
 
@@ -81,6 +85,7 @@ def estimate_recipe(name: str) -> Estimate:
         prompt_tokens=sum(step.prompt_tokens for step in steps),
         completion_tokens=sum(step.completion_tokens for step in steps),
         price_usd=None if any(price is None for price in prices) else sum(p for p in prices if p is not None),
+        local=bool(steps) and all(step.local for step in steps),
         steps=tuple(steps),
         assumptions=(
             *document_lines(library_of(recipe, file)),
@@ -89,7 +94,7 @@ def estimate_recipe(name: str) -> Estimate:
             *((f"yield {share:.0%} ({source})",) if candidates or not texts else ()),
             *traits.assumptions,
             f"{CHARS_PER_TOKEN} characters per token; early exit and the journal can only lower the figures",
-            "unknown price: give the model a price in the recipe" if None in prices else "prices from the recipe",
+            _priced_by(steps),
             *_advice(name, recipe, seeds),
         ),
     )
@@ -146,7 +151,16 @@ def _priced(recipe: Recipe, made: Calls) -> Step:
         prompt_tokens=made.calls * made.prompt_tokens,
         completion_tokens=made.calls * made.completion_tokens,
         price_usd=made.calls * sum(known) / len(costs) if len(known) == len(costs) and costs else None,
+        local=bool(pool) and all(model.local for model in pool),
     )
+
+
+def _priced_by(steps: Sequence[Step]) -> str:
+    """The source of the prices."""
+    if all(step.local for step in steps):
+        return "local models: no call is charged for"
+    unknown = any(step.price_usd is None and not step.local for step in steps)
+    return "unknown price: give the model a price in the recipe" if unknown else "prices from the recipe"
 
 
 def _price(model: ModelSpec, prompt: int, completion: int) -> float | None:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from graft.schemas.decisions import Cause, codes_of, decision_code
+from graft.schemas.money import money
+from graft.schemas.sections import share
 
 FIRST_LOOK = 20
 """Settled candidates before the first check of the target."""
@@ -198,7 +200,7 @@ def early_line(settled: int, accepted: int, reasons: Mapping[str, int], price: s
     kinds = ", ".join(f"{code.removeprefix('failed.')} {count}" for code, count in unreadable.items())
     refused = sum(reasons.get(code, 0) for code in codes_of("refused"))
     parts = [
-        f"yield {accepted / settled:.0%} of {settled}",
+        f"yield {share(accepted / settled)} of {settled}",
         f"{sum(unreadable.values())} unreadable" + (f" ({kinds})" if kinds else ""),
         f"{refused} refused",
         price,
@@ -206,13 +208,11 @@ def early_line(settled: int, accepted: int, reasons: Mapping[str, int], price: s
     return " · ".join(part for part in parts if part)
 
 
-def row_price(per_row: float | None, *, unknown: bool) -> str:
+def row_price(per_row: float | None, *, unknown: bool, local: bool = False) -> str:
     """The price of an accepted row in words. An unknown price is shown as unknown, never as 0."""
-    if unknown:
-        return "price unknown"
-    if per_row is None:
-        return ""
-    return f"${per_row:.2g} an accepted row" if per_row else "$0 an accepted row"
+    if unknown or (local and not per_row):
+        return f"price {money(None, local)}"
+    return "" if per_row is None else f"{money(per_row)} an accepted row"
 
 
 def standing_out(settled: int, reasons: Mapping[str, int]) -> str:

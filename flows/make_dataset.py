@@ -36,7 +36,7 @@ from graft.flows.plan import (
     run_id_of,
 )
 from graft.flows.progress import Progress, begin, current
-from graft.flows.publish import finish
+from graft.flows.publish import cut_short, finish
 from graft.flows.run_context import (
     RunContext,
     Say,
@@ -137,7 +137,8 @@ async def downloaded(recipe: Recipe, file: Path, home: Home) -> Recipe:
 
 
 async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake: Lake, run_id: str) -> dict[str, Any]:
-    progress = begin(Progress(recipe.name, run_id, method_of(recipe).wanted(recipe)))
+    local = all(model.local for model in models_used(recipe))
+    progress = begin(Progress(recipe.name, run_id, method_of(recipe).wanted(recipe), local=local))
     say: Say = lambda text: _say(progress, text)  # noqa: E731
     texts = await asyncio.to_thread(given.read_given, recipe, file, home.run(run_id), say)
     chosen = batches.of_run(recipe, seeds, texts.rows, home.run(run_id), say)
@@ -190,13 +191,13 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
     except (KeyboardInterrupt, asyncio.CancelledError):
         if _published_by(lake, run_id):
             raise
-        lake.save_run(run.model_copy(update={"status": "interrupted", "stopped_by": "user", "ended_at": utc_now()}))
+        lake.save_run(cut_short(lake, run, "interrupted", "user"))
         raise
     except GraftError as error:
         logs.failed(error)
         if _published_by(lake, run_id):
             raise  # it ended early with its accepted rows published: its record stays
-        lake.save_run(run.model_copy(update={"status": "failed", "stopped_by": error.what, "ended_at": utc_now()}))
+        lake.save_run(cut_short(lake, run, "failed", error.what))
         raise
 
 

@@ -20,6 +20,7 @@ from graft.flows.run_context import run_lock
 from graft.schemas.base import Value, stable_hash
 from graft.schemas.home import Home
 from graft.schemas.intervals import wilson
+from graft.schemas.money import money
 from graft.schemas.recipe import Recipe
 from graft.schemas.sections import Column, Section, Table
 from graft.schemas.shown import Shown
@@ -46,6 +47,7 @@ class Part(Value):
     calls: float
     tokens: float
     price_usd: float | None
+    local: bool = False
 
 
 class Preview(Shown, Value):
@@ -112,7 +114,7 @@ class Preview(Shown, Value):
         )  # fmt: skip
         rows = [
             {"kind": part.kind, "seen": f"{part.accepted} of {part.candidates}", "needed": span(part.projected),
-             "calls": part.calls, "tokens": part.tokens, "price": part.price_usd}
+             "calls": part.calls, "tokens": part.tokens, "price": part.price_usd, "local": part.local}
             for part in self.parts
         ]  # fmt: skip
         return Section(
@@ -123,7 +125,7 @@ class Preview(Shown, Value):
     def summary(self) -> str:
         """The whole run in one sentence."""
         price, minutes = self.price_usd, self.minutes
-        cost = "price unknown" if price is None else f"${price[0]:.2f}" if price[2] else "no price"
+        cost = f"price {money(price and price[0], all(part.local for part in self.parts))}"
         took = "time unknown: the replies came from the journal" if minutes is None else f"{span(minutes)} minutes"
         goal = f"{self.wanted:,} rows" if self.wanted else "all texts"
         return f"For {goal}: about {span(self.calls)} calls, {span(self.tokens)} tokens, {cost}, {took} at this speed."
@@ -225,6 +227,7 @@ def _part(kind: str, histories: Sequence[dict[str, Any]], projected: tuple[int, 
     return Part(
         kind=kind, candidates=count, accepted=sum(map(_accepted, histories)), projected=projected,
         calls=len(calls) / count, tokens=tokens / count, price_usd=None if None in prices else sum(prices) / count,
+        local=bool(calls) and all(call["local"] for call in calls),
     )  # fmt: skip
 
 

@@ -75,6 +75,8 @@ class Progress:
     wanted: dict[str, int]
     target: dict[str, int] = field(default_factory=dict)
     """The recipe's target, where more rows are made than it has; a target out of reach is this one."""
+    local: bool = False
+    """Whether all models of the recipe are local (`schemas.money`)."""
     stage: str = "planning"
     accepted: dict[str, int] = field(default_factory=dict)
     settled: int = 0
@@ -192,8 +194,8 @@ class Progress:
     @property
     def price(self) -> str:
         """The price of an accepted row so far in words, from candidates paid in this process."""
-        usd, share = self.spent.usd, self.yield_share
-        return row_price(usd.mean / share if usd.count and share else None, unknown=usd.unknown)
+        usd, share = self.spent.usd, sum(self.accepted.values()) / self.settled if self.settled else None
+        return row_price(usd.mean / share if usd.count and share else None, unknown=usd.unknown, local=self.local)
 
     def labels(self) -> list[LabelCounts]:
         """Every label's counts over the whole run."""

@@ -9,6 +9,9 @@ from typing import Any
 
 from graft.data.card import render_card
 from graft.data.documents.kept import of_run
+from graft.data.lake import Lake
+from graft.data.quality.judged import PRICED, calls_once
+from graft.data.spending import by_model
 from graft.data.splits import assign_splits
 from graft.data.verdicts import verdict_of
 from graft.data.versions import NothingLeft, publish
@@ -19,7 +22,7 @@ from graft.flows.dedup import split_clusters
 from graft.flows.feasibility import Feasibility, advice_for, figure
 from graft.flows.run_context import RunContext, Say, models_with_licences
 from graft.schemas.base import utc_now
-from graft.schemas.datasets import DatasetVersion, Row, Run
+from graft.schemas.datasets import DatasetVersion, Row, Run, RunStatus
 from graft.schemas.errors import JudgesDisagree, YieldTooLow
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Accepted, Status
@@ -95,9 +98,20 @@ def _ended(context: RunContext, run: Run, kept: Sequence[Accepted | Row], chosen
             "ended_at": utc_now(),
             "seconds": round(context.progress.seconds, 2),
             "calls_cached": context.gateway.stats.cached,
-            **_totals(context),
+            **_totals(context.lake, run.id),
         }
     )
+
+
+def cut_short(lake: Lake, run: Run, status: RunStatus, stopped_by: str) -> Run:
+    """The record of a run that published nothing, with the candidates and calls that are in the lake."""
+    ended = utc_now()
+    return run.model_copy(
+        update={
+            "status": status, "stopped_by": stopped_by, "ended_at": ended, "counts": lake.counts(run.id),
+            "seconds": round((ended - run.started_at).total_seconds(), 2), **_totals(lake, run.id),
+        }
+    )  # fmt: skip
 
 
 async def _publish(
@@ -129,13 +143,14 @@ async def _publish(
     public = Recipe.stored(run.recipe)  # as stored in the lake: without keys
     ended, looked = run, verdict_of(context.home, context.recipe, context.seeds)
     verdict, documents = section(looked) if looked else None, of_run(context.lake, run.id)
+    uses = by_model(context.lake, run_id=run.id)
 
     def card(standing: Sequence[Row]) -> str:
         nonlocal ended
         ended = run if len(standing) == len(rows) else end(standing)
         return render_card(
             run=ended, recipe=public, rows=standing, seeds=len(context.seeds), reasons=reasons, generators=generators,
-            method=report, verdict=verdict, roles=roles, documents=documents,
+            method=report, verdict=verdict, roles=roles, documents=documents, uses=uses,
         )  # fmt: skip
 
     steering, models = context.recipe.steering, dict(models_with_licences(public))
@@ -147,22 +162,16 @@ async def _publish(
     return ended, published
 
 
-def _totals(context: RunContext) -> dict[str, Any]:
+def _totals(lake: Lake, run_id: str) -> dict[str, Any]:
     """Calls, tokens and price of the run's rows: each call once, at its cost when it was made."""
-    row = context.lake.query(
-        """SELECT count(*) AS calls, coalesce(sum(prompt), 0) AS prompt, coalesce(sum(completion), 0) AS completion,
-                  sum(price) AS price, count(*) FILTER (price IS NULL AND answered) AS unknown
-           FROM (SELECT key, max(prompt_tokens) AS prompt, max(completion_tokens) AS completion,
-                        max(price_usd) AS price, bool_or(failure IS NULL) AS answered
-                 FROM lake.calls WHERE run_id = ? GROUP BY key)""",
-        [context.run_id],
-    )[0]
-    return {
-        "calls": int(row["calls"]),
-        "prompt_tokens": int(row["prompt"]),
-        "completion_tokens": int(row["completion"]),
-        "price_usd": None if row["unknown"] else float(row["price"] or 0.0),
-    }
+    more = "coalesce(max(prompt_tokens), 0) AS prompt, coalesce(max(completion_tokens), 0) AS completion"
+    [row] = lake.query(
+        f"""SELECT count(*) AS calls, coalesce(sum(prompt), 0)::BIGINT AS prompt_tokens,
+                   coalesce(sum(completion), 0)::BIGINT AS completion_tokens, {PRICED} AS price_usd
+            FROM ({calls_once("run_id = ?", more=more)})""",
+        [run_id],
+    )
+    return {**row, "price_usd": None if row["price_usd"] is None else float(row["price_usd"])}
 
 
 def _too_low(context: RunContext, run: Run) -> YieldTooLow:

@@ -28,6 +28,7 @@ from graft.flows.vectors import AcceptedVectors
 from graft.schemas import agent
 from graft.schemas.base import stable_hash, utc_now
 from graft.schemas.calls import Call, CallRequest, FailureCode, Reply
+from graft.schemas.datasets import NOT_STATED
 from graft.schemas.decisions import OUT_OF_BUDGET
 from graft.schemas.errors import AlreadyRunning, CallFailed, GraftError
 from graft.schemas.home import Home
@@ -376,5 +377,5 @@ def run_context_of(run_id: str) -> RunContext:
 
 
 def models_with_licences(recipe: Recipe) -> Mapping[str, str]:
-    """Model name to licence, for the card; an unknown licence is stated."""
-    return {f"{model.name} ({model.model})": model.licence or "unknown" for model in models_used(recipe)}
+    """Model name to licence; a licence that the recipe does not state is named so."""
+    return {model.name: model.licence or NOT_STATED for model in models_used(recipe)}

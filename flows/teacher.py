@@ -9,7 +9,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from graft.agents.methods import Ask
@@ -23,6 +23,7 @@ from graft.schemas.calls import CallRequest, Reply
 from graft.schemas.errors import BudgetExhausted, CallFailed
 from graft.schemas.home import Home
 from graft.schemas.models import LabelerSpec, ModelSpec, RoleSpec
+from graft.schemas.money import money
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Review, Seed
 from graft.schemas.students import TeacherScore
@@ -93,8 +94,8 @@ def sample(rows: Rows, most: int, seed: int) -> list[tuple[str, str]]:
     return [rows[place] for place in sorted(places)]
 
 
-def table(scores: Sequence[TeacherScore]) -> str:
-    """Teachers compared with the student, as lines of text."""
+def table(scores: Sequence[TeacherScore], local: Collection[str] = ()) -> str:
+    """Teachers compared with the student, as lines of text. `local` names the models that cost nothing."""
     if not scores:
         return ""
     rows = scores[0].rows
@@ -104,8 +105,8 @@ def table(scores: Sequence[TeacherScore]) -> str:
     ]
     for one in scores:
         shots = f"{one.shots} examples a label" if one.shots else "zero-shot"
-        between = " to ".join(f"{share:.1%}" for share in one.interval)
-        price = "unknown" if one.price_usd is None else f"${one.price_usd:.4f}"
+        between = " to ".join(f"{share:.1%}" for share in one.between)
+        price = money(one.price_usd, one.model in local)
         took = f"{one.p50_s:.3f} s" if one.p50_s else "journaled"
         name = f"{one.model}, {shots}"[:31]
         lines.append(f"{name:<32}{one.accuracy:>10.1%}{between:>16}{one.answered:>10}{price:>12}{took:>15}")

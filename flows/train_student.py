@@ -13,6 +13,7 @@ from graft.flows.engine import Flow, finished
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.home import Home
 from graft.schemas.kinds import STUDENTS
+from graft.schemas.money import local_models
 from graft.schemas.recipe import Recipe
 from graft.schemas.students import StudentSettings, TeacherScore
 from graft.students.kinds.base import Pairs, Predict, StudentKind, Training
@@ -52,7 +53,7 @@ def train_version(
                     predict=predict, say=artifacts.say,
                 )
             )  # fmt: skip
-            return tuple(scores), teacher.table(scores)
+            return tuple(scores), teacher.table(scores, local_models(run.recipe))
 
         return kind_of(recipe).train(
             Training(lake, found, run, recipe, settings, home, artifacts.say, test, ask_teachers, reuse)

@@ -327,7 +327,8 @@ def _evidence(
         agreed=sum(one.intended_label == label for one, label in zip(passed, judged.pilot, strict=True)),
         refused=dict(Counter(one.decision.code for one in failed)), own_texts=len(case.own), auc=auc,
         gains=gains_of(made, base), notes=tuple(filter(None, notes)), calls=judged.calls + run["calls"],
-        price_usd=None if None in prices else sum(price or 0.0 for price in prices), seconds=0.0,
+        price_usd=None if None in prices else sum(price or 0.0 for price in prices),
+        local=tuple(model.name for model in case.recipe.models if model.local), seconds=0.0,
     )  # fmt: skip
 
 

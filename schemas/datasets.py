@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from graft.schemas.base import Slug, Value
+from graft.schemas.money import all_local
 from graft.schemas.redaction import redact_recipe
 from graft.schemas.rows import Data
 from graft.schemas.shown import Shown
@@ -24,6 +25,10 @@ RowSource = Literal["synthetic", "labelled", "seed", "imported"]
 """Origin of a row: models wrote it, models labelled a person's text, a seed, or an import."""
 EditAction = Literal["accept", "reject", "relabel", "edit", "note", "skip", "undo"]
 RecallKind = Literal["model", "prompt", "seed", "run", "row"]
+
+
+NOT_STATED = "not stated"
+"""A licence that no recipe names."""
 
 
 class Run(Shown, Value):
@@ -65,6 +70,11 @@ class Run(Shown, Value):
         }  # fmt: skip
 
     @property
+    def local(self) -> bool:
+        """True if all models of its recipe are local, so that its price is none (`schemas.money`)."""
+        return all_local(self.recipe)
+
+    @property
     def task(self) -> Task:
         """The task of its recipe, as far as it is readable."""
         return stored_task(self.recipe)
@@ -93,6 +103,12 @@ class DatasetVersion(Shown, Value):
     def shown(self) -> dict[str, object]:
         """See Shown."""
         return {"ref": self.ref, "rows": self.rows, "splits": self.splits, "labels": self.labels}
+
+    @property
+    def licences(self) -> dict[str, str]:
+        """`models` by the names that calls and candidates have. Earlier versions hold "name (id)" and "unknown"."""
+        words = {"": NOT_STATED, "unknown": NOT_STATED}
+        return {name.partition(" (")[0]: words.get(licence, licence) for name, licence in self.models.items()}
 
     @property
     def ref(self) -> str:

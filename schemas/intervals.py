@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 Z95 = 1.959964
 
@@ -18,6 +19,15 @@ def wilson(hits: int, of: int) -> tuple[float, float]:
         min(share, max(0.0, (middle - reach) / (1 + spread))),
         max(share, min(1.0, (middle + reach) / (1 + spread))),
     )
+
+
+def of_accuracy(stored: Sequence[float], accuracy: float, rows: int) -> tuple[float, float]:
+    """The 95% interval of an accuracy: the stored bootstrap interval, or Wilson's if that has no width or is absent.
+
+    A bootstrap of rows that are all right, or all wrong, draws the same rows again and again.
+    """
+    low, high = (min(stored), max(stored)) if stored else (accuracy, accuracy)
+    return (low, high) if low < high else wilson(round(accuracy * rows), rows)
 
 
 def margin_of_error(hits: int, of: int) -> float:

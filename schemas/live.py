@@ -21,6 +21,8 @@ from graft.schemas.home import Home
 if TYPE_CHECKING:
     import psutil
 
+    from graft.schemas.datasets import Run
+
 FILE = "live.json"
 STALE_S = 15.0
 LARGEST = 4 * 2**20
@@ -104,6 +106,21 @@ def read_live(home: Home, run_id: str, stale_s: float = STALE_S) -> Live | None:
     except (OSError, NotFound, ValidationError, ValueError):
         return None
     return found.model_copy(update={"state": _state(found, stale_s)})
+
+
+def so_far(home: Home, run: Run) -> Run:
+    """The run with the counts of its live state, as long as its own record has none; otherwise the run itself.
+
+    Calls, tokens and price are those of the current process.
+    """
+    if run.status != "running" or (now := read_live(home, run.id)) is None:
+        return run
+    accepted = sum(now.accepted.values())
+    counts = {"opened": now.settled, "accepted": accepted, "rejected": now.rejected, "failed": now.failed}
+    same = ("calls", "prompt_tokens", "completion_tokens", "price_usd", "seconds")
+    return run.model_copy(
+        update={"counts": counts, "calls_cached": now.cached, **{name: getattr(now, name) for name in same}}
+    )
 
 
 def _state(found: Live, stale_s: float) -> State:

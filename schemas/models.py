@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, JsonValue, field_validator, model_valida
 from graft.schemas.addresses import KEY_FIX, checked_url
 from graft.schemas.base import OFF, STUDENT_PATTERN, Slug, Value
 from graft.schemas.extra import OWN_HEADERS, PRICED, check_extra, plain_name
+from graft.schemas.money import is_local
 from graft.schemas.problems import FieldErrors, Finding, field_error
 from graft.schemas.redaction import is_key
 
@@ -152,6 +153,11 @@ class ModelSpec(Value):
     def slot_tokens(self) -> int:
         """Tokens of a prompt with its reply on an embedded server."""
         return self.context or CONTEXT
+
+    @property
+    def local(self) -> bool:
+        """True if it runs on this machine and nobody charges for it (`schemas.money.is_local`)."""
+        return is_local({**dict(self), "price": self.price and dict(self.price)})
 
     @property
     def is_student(self) -> bool:

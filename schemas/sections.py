@@ -19,11 +19,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from graft.schemas.money import money
+
 Kind = Literal[
     "text", "code", "number", "change", "figure", "figure_change", "share", "money", "seconds", "ago", "ahead", "status"
 ]  # fmt: skip
 """Format of a value. `change` is a number with its sign; `figure` has at most four decimals, for columns of
-several units; `share` is shown as a percentage; `ago` and `ahead` are moments, shown as the time since or until then;
+several units; `share` is shown as a percentage; `money` is US dollars, and reads as `schemas.money`
+writes it; `ago` and `ahead` are moments, shown as the time since or until then;
 `code` and `status` are texts that a page sets apart."""
 HIDDEN = "(restricted)"
 """Replaces the words of restricted rows unless they are requested."""
@@ -41,22 +44,30 @@ class Fact:
         name: such as "rows" or "self-BLEU"
         value: bare, in the unit of its kind; None if it is not known
         digits: decimal places of a number or a percentage (0 for a share: one place)
+        local: for money: whether only models on this machine made the calls
+        least: for money that is not known: the sum of its known parts
     """
 
     name: str
     value: Any
     kind: Kind = "text"
     digits: int = 0
+    local: bool = False
+    least: float | None = None
 
     @property
     def text(self) -> str:
         """The value as it is shown."""
+        if self.kind == "money":
+            return money(self.value, self.local, self.least)
         return readable(self.value, self.kind, self.digits)
 
 
 @dataclass(frozen=True)
 class Column:
     """One column of a table.
+
+    A column of money reads two more values of a row if they are there: `local`, and `least_usd` for `price_usd`.
 
     Args:
         key: names the value in each row
@@ -82,6 +93,9 @@ class Column:
 
     def text(self, row: Mapping[str, Any]) -> str:
         """The cell as it is shown."""
+        if self.kind == "money":
+            least = row.get("least_usd") if self.key == "price_usd" else None
+            return money(row[self.key], bool(row.get("local")), least)
         return readable(row[self.key], self.kind, self.digits)
 
     def rank(self, row: Mapping[str, Any]) -> str:
@@ -213,13 +227,6 @@ def disk_size(count: int) -> str:
         if count >= scale:
             return f"{count / scale:,.1f} {unit}" if count < 10 * scale else f"{count / scale:,.0f} {unit}"
     return f"{count} B"
-
-
-def money(value: float | None) -> str:
-    """US dollars, six decimal places for less than a tenth of a cent; "unknown" if the price is not known."""
-    if value is None:
-        return "unknown"
-    return f"${value:,.6f}" if 0 < value < 0.001 else f"${value:,.4f}"
 
 
 def seconds(value: float | None) -> str:

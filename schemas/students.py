@@ -13,6 +13,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from graft.schemas.base import Value
+from graft.schemas.intervals import of_accuracy
 from graft.schemas.kinds import OBJECTIVES, STAGES, STUDENTS, Kinds, OfKind
 
 S = TypeVar("S", bound=Value)
@@ -255,6 +256,11 @@ class TeacherScore(Value):
     p50_s: float = Field(description="median seconds of one call")
     p95_s: float
 
+    @property
+    def between(self) -> tuple[float, float]:
+        """The accuracy's 95% interval as it is shown (`schemas.intervals.of_accuracy`)."""
+        return of_accuracy(self.interval, self.accuracy, self.rows)
+
 
 class InstructEvaluation(Value):
     """An instruction student on rows that it was not trained on, compared with its base model."""
@@ -293,6 +299,11 @@ class Evaluation(Value):
     accuracies: tuple[float, ...] = Field(default=(), description="of every training, if there were several")
     micro_f1: float | None = Field(default=None, description="over all rows and labels, if rows have several labels")
     teachers: tuple[TeacherScore, ...] = ()
+
+    @property
+    def between(self) -> tuple[float, float]:
+        """The accuracy's 95% interval as it is shown (`schemas.intervals.of_accuracy`)."""
+        return of_accuracy(self.interval, self.accuracy, self.rows)
 
 
 def _readable(settings: Any) -> Any:

@@ -84,6 +84,7 @@ class Evidence(Value):
     notes: tuple[str, ...] = Field(default=(), description="what could not be measured, and why")
     calls: int
     price_usd: float | None
+    local: tuple[str, ...] = Field(default=(), description="models of the pool that run on this machine, unpaid")
     seconds: float
 
 
@@ -150,7 +151,7 @@ def section(verdict: Verdict) -> Section:
         Fact("pilot: texts that passed the gates", f"{verdict.texts} of {verdict.candidates}"),
         *((Fact("real against generated texts, AUC", verdict.auc, "number", 2),) if verdict.auc is not None else ()),
         Fact("calls", verdict.calls, "number"),
-        Fact("price", verdict.price_usd, "money"),
+        Fact("price", verdict.price_usd, "money", local={one.model for one in verdict.teachers} <= set(verdict.local)),
         Fact("time", verdict.seconds, "seconds"),
     )
     return Section(
@@ -216,7 +217,7 @@ def _judges(found: Evidence) -> str:
     if not found.teachers:
         return "No model labelled the known rows."
     best = found.teachers[0]
-    low, high = best.interval or (best.accuracy, best.accuracy)
+    low, high = best.between
     how = f"{best.shots} examples a label" if best.shots else "no example"
     against = "more than" if best.accuracy > best.student_accuracy else "no more than"
     return (
@@ -281,14 +282,14 @@ def _models(verdict: Verdict) -> Table:
     )  # fmt: skip
     rows = [
         {"model": one.model, "examples": one.shots, "rows": one.rows, "accuracy": one.accuracy, "low": _end(one, 0),
-         "high": _end(one, 1), "answered": one.answered, "price": one.price_usd}
+         "high": _end(one, 1), "answered": one.answered, "price": one.price_usd, "local": one.model in verdict.local}
         for one in verdict.teachers
     ]  # fmt: skip
     return Table("teacher_models", "Models on the known rows", columns, rows, empty="no model labelled them")
 
 
 def _end(one: TeacherScore, place: int) -> float | None:
-    return one.interval[place] if one.interval else None
+    return one.between[place]
 
 
 def _ways(verdict: Verdict) -> Table:

@@ -237,9 +237,9 @@ def _calibration(judged: Judgements, rule: Rule, many: bool) -> str:
     measured = [one for one in judged.held_out if one.ece is not None]
     for one in measured:
         after = "" if one.ece_scaled is None else f", {one.ece_scaled:.3f} with the temperature below"
-        lines.append(f"- expected calibration error on {_file(one)}: {one.ece:.3f}{after} (0 is perfect)")
+        lines.append(f"- expected calibration error on {_file(one)}: {one.ece:.1%}{after} (0 is perfect)")
         if one.auprc is not None:
-            lines.append(f"- area under precision and recall there, for {plain(one.positive)}: {one.auprc:.3f}")
+            lines.append(f"- area under precision and recall there, for {plain(one.positive)}: {one.auprc:.1%}")
     if not measured:
         lines.append("- calibration was not measured: use the probabilities to rank texts, not as frequencies")
     if many:
@@ -319,7 +319,8 @@ def _last(place: str) -> str:
 
 
 def _interval(one: Evaluation) -> str:
-    return f"{one.interval[0]:.1%} to {one.interval[1]:.1%}" if len(one.interval) == 2 else "–"
+    low, high = one.between
+    return f"{low:.1%} to {high:.1%}"
 
 
 def _share(value: float | None) -> str:

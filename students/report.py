@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,10 +176,5 @@ def _range(values: Sequence[float]) -> str:
 
 
 def interval_of(evaluation: Evaluation) -> str:
-    """The 95% interval of an accuracy, in percent: Wilson's if bootstrapping gave none, or one without width."""
-    if len(set(evaluation.interval)) == 2:
-        return _range(evaluation.interval)
-    n, p, z = evaluation.rows, evaluation.accuracy, 1.96
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return f"{100 * (middle - half):.1f}–{100 * (middle + half):.1f}%"
+    """The 95% interval of an accuracy, in percent."""
+    return _range(evaluation.between)

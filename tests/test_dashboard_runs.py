@@ -116,7 +116,7 @@ def test_models_say_what_they_took_and_whether_it_was_worth_it(browser: Browser,
         assert page.locator("#table-writers tbody tr").inner_text().split("\t")[:5] == [
             "gemma", "generator", "160", "120", " 75.0%",
         ]  # fmt: skip
-        assert "$0.1200" in page.locator("#table-uses").inner_text()
+        assert "$0.12" in page.locator("#table-uses").inner_text()
         svg = page.request.get(f"{full}/charts/spending.svg?days=&part=role")
         assert svg.ok and "generator" in svg.text()
         page.get_by_label("over").select_option("7")

@@ -223,7 +223,8 @@ def test_this_months_money_counts_from_the_first_day(tmp_path: Path) -> None:
     now = datetime.now(UTC)
     first = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     with Lake.open(Home(tmp_path)) as lake:
-        assert month(lake).model_dump() == {"calls": 0, "tokens": 0, "price_usd": 0.0}
+        empty = month(lake)
+        assert (empty.calls, empty.tokens, empty.price_usd) == (0, 0, 0.0)
         before = call("k1", "c1", first - timedelta(seconds=1))
         again = call("k1", "c1", now, cached=True)
         lake.commit("r1", "b1", [], [before, again, call("k2", "c1", first), call("k3", "c1", now)])
@@ -324,6 +325,7 @@ def test_the_command_shows_tables_and_json(home: Home, monkeypatch: pytest.Monke
     monkeypatch.setenv("COLUMNS", "80")
     shown = CliRunner().invoke(app, ["models", "--dataset", "shop"])
     assert shown.exit_code == 0, shown.output
+    assert "Models and money, all time" in shown.output
     result = ("Usage and price", "Replies", "Writers", "Judges", "unknown", "66.7%", "adjudicator")
     assert all(words in shown.output for words in result)
     printed = json.loads(CliRunner().invoke(app, ["models", "--run", "r2", "--json"]).stdout)

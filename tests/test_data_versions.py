@@ -205,8 +205,9 @@ def test_the_card_lists_what_reaches_the_student_and_is_inert() -> None:
         generators={"gemma"},
         roles=("generator", "reviewer", "adjudicator"),
     )
-    assert "| gemma | gemma\\-3\\-270m | generator, reviewer, adjudicator | Gemma Terms of Use | yes |" in card
-    assert "| minilm | all\\-MiniLM\\-L6\\-v2 | reviewer, adjudicator | Apache\\-2\\.0 | no |" in card
+    for role in ("generator", "reviewer", "adjudicator"):
+        assert f"| gemma | gemma\\-3\\-270m | embedded | {role} | Gemma Terms of Use | yes |" in card
+    assert "| minilm | all\\-MiniLM\\-L6\\-v2 | encoder | reviewer | Apache\\-2\\.0 | no |" in card
     assert "derivative of Gemma" in card and "CC0\\-1\\.0" in card and "price: unknown" in card
     assert "| b\\|&lt;i&gt; | 2 | 0 | 1 | 3 |" in card and "| **all** | 4 | 0 | 2 | 6 |" in card
     assert "| rejected | gate\\.&lt;b&gt;\\|x | 2 | 25.0% |" in card and "rows still missing: a 2" in card
@@ -279,7 +280,7 @@ def _candidate(run: str, text: str) -> Candidate:
 def _call(run: str, price: float | None, key: str) -> Call:
     return Call(
         key=key, run_id=run, candidate_id="c_row00001", role="generator", purpose="generate.text", model="gemma",
-        provider="embedded", served_model=None, revision="r1", request='{"temperature": 0.2}', reply="hi",
+        provider="litellm", served_model=None, revision="r1", request='{"temperature": 0.2}', reply="hi",
         prompt_tokens=3, completion_tokens=4, cached_tokens=None, price_usd=price, latency_s=0.5, attempts=1,
         cached=True, at=AT,
     )  # fmt: skip

@@ -161,7 +161,7 @@ def test_the_first_twenty_candidates_show_the_signs_on_terminal_and_in_lines() -
     for index in range(20):
         progress.note(settled(index, "failed.schema_unmet" if index < 12 else "accepted.agreed"))
     line = one_line(progress)
-    for part in ("yield 40% of 20", "12 unreadable (schema_unmet 12)", "0 refused", "price unknown"):
+    for part in ("yield 40.0% of 20", "12 unreadable (schema_unmet 12)", "0 refused", "price unknown"):
         assert part in line.splitlines()[0]
     assert "12 of 20 candidates ended because replies broke their schema" in line
     assert "$0" not in line
@@ -190,12 +190,12 @@ def test_advice_is_given_only_where_something_stands_out(reasons: dict[str, int]
 def test_the_page_holds_signs_overshoot_and_notes(tmp_path: Path) -> None:
     run: dict[str, Any] = {
         "dataset": "d", "id": "r", "shortfall": {}, "stopped_by": "target", "price_usd": None, "prompt_tokens": 1,
-        "completion_tokens": 1, "calls": 2, "seconds": 1.0,
-        "counts": {"opened": 50, "published": 25, "surplus": 2, "overshoot": 3},
+        "completion_tokens": 1, "calls": 2, "seconds": 1.0, "recipe": {},
+        "counts": {"opened": 50, "accepted": 27, "published": 25, "surplus": 2, "overshoot": 3},
     }  # fmt: skip
     funnel = [{"status": "failed", "route": "failed", "code": "failed.malformed", "rows": 20}]
     page = run_page(Home(tmp_path), {"run": run, "version": None, "funnel": funnel, "notes": ["m1 <b>is</b> m2"]})
-    assert "yield 50% of 50 · 20 unreadable (malformed 20) · 0 refused · price unknown" in page
+    assert "yield 54.0% of 50 · 20 unreadable (malformed 20) · 0 refused · price unknown" in page
     assert "Surplus: 2 accepted rows. Overshoot: 3 candidates (6.0% of all)" in page
     assert "held no valid JSON" in page and "m1 &lt;b&gt;is" in page
 

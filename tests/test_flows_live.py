@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -71,17 +72,30 @@ def test_another_process_sees_a_run_go_on_be_killed_and_end(
         assert all(one.limit >= 1 for one in later.endpoints) and any(one.p50_s for one in later.endpoints)
         assert later.flow_run_id is not None and later.api_url == prefect_url
         monkeypatch.setenv("GRAFT_HOME", str(home.root))
-        assert f"{run_id}: round 1" in status()
+        shown = status()
+        accepted, opened, calls = (int(n.replace(",", "")) for n in listed(shown, run_id))
+        assert f"{run_id}: round 1" in shown and 0 < accepted <= opened and calls >= later.calls
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait(10)
     killed = read_live(home, run_id)
     assert killed is not None and (killed.state, killed.ended) == ("silent", False)
-    assert "silent since" in status()
+    shown = status()
+    assert "silent since" in shown
+    assert [int(n) for n in listed(shown, run_id)] == [sum(killed.accepted.values()), killed.settled, killed.calls], (
+        "the table keeps the last known counts of a killed run"
+    )
     fake_llm.set(median_ms=0)
     assert run_json(home.root, recipe)["run"]["id"] == run_id
     ended = read_live(home, run_id)
     assert ended is not None and (ended.state, ended.total_accepted) == ("ended", 60)
+
+
+def listed(shown: str, run_id: str) -> tuple[str, ...]:
+    """The accepted and opened candidates and the calls of a run on local models in the table of `graft status`."""
+    found = re.search(rf"{run_id}.* ([\d,]+) of ([\d,]+) +([\d,]+) +local ", shown)
+    assert found, shown
+    return found.groups()
 
 
 def status() -> str:

@@ -229,6 +229,7 @@ def test_a_second_run_at_the_same_time_is_refused(tmp_path: Path, fake_llm: Any)
             first.stderr.close()
     runs = json.loads(graft(home, "status", "--json").stdout)["runs"]
     assert [run["status"] for run in runs] == ["interrupted"]
+    assert runs[0]["calls"] >= 50 and runs[0]["counts"].keys() >= {"opened", "accepted"}, "its record keeps its figures"
 
 
 def test_more_rows_keep_those_of_the_latest_version_and_repeat_no_call(tmp_path: Path, fake_llm: Any) -> None:

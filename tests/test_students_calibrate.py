@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graft.data.scores.maths import accuracy_interval, as_matrix, calibration_error, paired, reliability
+from graft.schemas.intervals import wilson
 from graft.students.calibrate import choose_threshold, fit_temperature, scaled
 
 few = settings(max_examples=60, deadline=None)
@@ -112,7 +113,7 @@ def test_interval_is_as_wide_as_in_theory() -> None:
     low, high = accuracy_interval(300, 400)
     spread = 1.96 * math.sqrt(0.75 * 0.25 / 400)
     assert (low, high) == (pytest.approx(0.75 - spread, abs=0.006), pytest.approx(0.75 + spread, abs=0.006))
-    assert accuracy_interval(7, 7) == (1.0, 1.0)
+    assert accuracy_interval(7, 7) == wilson(7, 7)
 
 
 letters = st.sampled_from("ab")

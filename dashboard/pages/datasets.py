@@ -21,9 +21,10 @@ from graft.dashboard.tables import Part, attachment
 from graft.data.scores import gain_of
 from graft.data.tags import tags
 from graft.data.versions import version, versions
-from graft.schemas.datasets import DatasetVersion, Run
+from graft.schemas.datasets import NOT_STATED, DatasetVersion, Run
 from graft.schemas.errors import GraftError
-from graft.schemas.sections import Column, Table
+from graft.schemas.money import is_local, models_of
+from graft.schemas.sections import Column, Table, number
 
 QUICK = 20_000
 """Rows up to which a quality report takes about a second."""
@@ -73,13 +74,13 @@ def _verdict(context: PageContext, found: DatasetVersion, run: Run | None, repor
     """The sentences beside the title, each with True if it is good news: the student's gain, the judges' agreement,
     missing rows.
     """
-    from graft.data.quality.view import LEAST_ALPHA
+    from graft.data.quality.view import ALPHA_DIGITS, LEAST_ALPHA
 
     lines = [line] if (line := gain_of(context.home, context.lake, found)) else []
     if report is not None and report.reviews and report.reviews.alpha is not None:
         alpha = report.reviews.alpha
-        lines.append((f"reviewers {'agree' if alpha >= LEAST_ALPHA else 'disagree'}: alpha {alpha:.2f}",
-                      alpha >= LEAST_ALPHA))  # fmt: skip
+        agree = alpha >= LEAST_ALPHA
+        lines.append((f"reviewers {'agree' if agree else 'disagree'}: alpha {number(alpha, ALPHA_DIGITS)}", agree))
     if found.partial and run is not None:
         short = ", ".join(f"{label} {count:,}" for label, count in list(run.shortfall.items())[:5])
         lines.append((f"short of the target{f': {short}' if short else ''} (stopped by {run.stopped_by})", False))
@@ -108,7 +109,7 @@ def overview(context: PageContext, found: DatasetVersion, patience_s: float | No
             _versions_table(context, found),
             _students_table(context, found),
             *kinds,
-            _models_table(found, report),
+            _models_table(found, context.lake.run(found.run_id), report),
         ),
         values={
             "version": found,
@@ -240,6 +241,7 @@ def _runs_table(context: PageContext, of_runs: list[str]) -> Table:
     rows = figures.by_run(context.lake, of_runs) if len(of_runs) > 1 else []
     for row in rows:
         row["link"] = f"/runs/{quote(row['run_id'], safe='')}"
+        row["local"] = (run := context.lake.run(row["run_id"])) is not None and run.local
     columns = (
         Column("run_id", "run", link="link"), Column("candidates", "candidates", "number"),
         Column("accepted", "accepted", "number"), Column("share", "yield", "share"),
@@ -294,27 +296,33 @@ def _students_table(context: PageContext, found: DatasetVersion) -> Table:
     return Table("students", "Students", columns, judged)
 
 
-def _models_table(found: DatasetVersion, report: Any) -> Table:
-    """The models that wrote or judged its rows, with licences and, if calls are known, their usage."""
+def _models_table(found: DatasetVersion, run: Run | None, report: Any) -> Table:
+    """The models that wrote or judged its rows: provider, licence and, if calls are known, their usage."""
     spent = report.yields.spending if report is not None and report.yields else ()
-    rows = [
-        {"model": one.model, "licence": found.models.get(one.model) or "not stated", "role": one.role,
-         "calls": one.calls, "failed": one.failed, "tokens": one.tokens, "price_usd": one.price_usd}
-        for one in spent
-    ]  # fmt: skip
+    known = {str(one.get("name")): one for one in models_of(run.recipe)} if run else {}
+    rows = [{**one.model_dump(), **_described(found, known, one.model)} for one in spent]
+    nothing = {"role": None, "calls": 0, "failed": 0, "tokens": 0, "price_usd": 0.0}
     seen = {row["model"] for row in rows}
-    nothing = {"role": None, "calls": None, "failed": None, "tokens": None, "price_usd": None}
     rows += [
-        {"model": name, "licence": licence or "not stated", **nothing}
-        for name, licence in found.models.items() if name not in seen
+        {**nothing, "local": is_local(known.get(name, {})), **_described(found, known, name)}
+        for name in found.licences if name not in seen
     ]  # fmt: skip
-    columns: tuple[Column, ...] = (Column("model", "model"), Column("licence", "licence"))
+    columns: tuple[Column, ...] = (
+        Column("model", "model"), Column("id", "id"), Column("provider", "provider"), Column("licence", "licence")
+    )  # fmt: skip
     if spent:
         columns += (
             Column("role", "role"), Column("calls", "calls", "number"), Column("failed", "failed", "number"),
             Column("tokens", "tokens", "number"), Column("price_usd", "price", "money"),
         )  # fmt: skip
     return Table("models", "Models and licences", columns, rows, empty="No model wrote or judged its rows.")
+
+
+def _described(found: DatasetVersion, known: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """A model by its name: its id and provider in the recipe, and its licence."""
+    spec = known.get(name, {})
+    licence = found.licences.get(name) or spec.get("licence") or NOT_STATED
+    return {"model": name, "id": spec.get("model"), "provider": spec.get("provider"), "licence": licence}
 
 
 PAGES = (

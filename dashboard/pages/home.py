@@ -12,7 +12,7 @@ from graft.dashboard.charts.shapes import sparkline
 from graft.dashboard.context import Page, PageContext, context_of
 from graft.dashboard.figures import datasets as figures
 from graft.data.versions import version
-from graft.schemas.live import read_live
+from graft.schemas.live import read_live, so_far
 
 if TYPE_CHECKING:
     from graft.data.quality import Quality
@@ -36,7 +36,8 @@ def home(request: Request) -> Response:
     running = [(run, read_live(context.home, run.id)) for run in runs if run.status == "running"]
     plan = context.plan.get()
     return context.page(
-        request, "home.html.jinja", "Home", datasets=rows, running=running, runs=runs[:6],
+        request, "home.html.jinja", "Home", datasets=rows, running=running,
+        runs=[so_far(context.home, run) for run in runs[:6]],
         month=context.cache.get("month", lambda: month(context.lake), late_s=LATE_S),
         waiting=waiting(context.home), plan=plan,
         computing=any(row["quality"] == "computing" for row in rows),

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from graft.dashboard.charts.shapes import bars, intervals, stacked_days
 from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of
-from graft.schemas.base import utc_now
 from graft.schemas.errors import GraftError
 from graft.schemas.sections import Column, Table
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
-    from graft.data.spending import DatasetUse, DayUse, ModelUse, Worth
+    from graft.data.spending import DayUse, Spent
     from graft.data.spending.model import Part
     from graft.data.spending.scope import Filters
 
-N = TypeVar("N", int, float)
-SPANS = {"7": "7 days", "30": "30 days", "90": "90 days", "": "all time"}
+SPANS = {"": "all time", "7": "7 days", "30": "30 days", "90": "90 days"}
+Figures = tuple["Spent", list["DayUse"]]
 LATE_S = 20.0
 """Seconds by which figures may lag while a run commits."""
 PATIENCE_S = 1.0
@@ -32,63 +29,25 @@ PATIENCE_S = 1.0
 
 def models(request: Request) -> Response:
     """Show every model in every role; `?dataset=` and `?days=` narrow it."""
+    from graft.data.spending.scope import period
     from graft.data.spending.view import use_tables, worth_tables
 
     context, query = context_of(request), dict(request.query_params)
     filters, part = _filters(query), _part(query)
     patience = None if "csv" in query else PATIENCE_S
-    spent = _spent(context, filters, part, patience)
+    found = _figures(context, filters, part, patience)
+    spent = found[0] if found else None
     names = [
         str(row["dataset"]) for row in context.cache.rows("SELECT DISTINCT dataset FROM lake.runs ORDER BY dataset")
     ]
     tables = (*use_tables(spent.uses), *worth_tables(spent.worths), _datasets(spent.sets)) if spent else ()
     return context.page(
-        request, "models.html.jinja", "Models and money", tables=tables, spent=spent, names=names, spans=SPANS,
-        chosen={"dataset": query.get("dataset", ""), "days": query.get("days", "30")}, part=part,
+        request, "models.html.jinja", f"Models and money, {period(filters)}", tables=tables, spent=spent, names=names,
+        spans=SPANS, chosen={"dataset": query.get("dataset", ""), "days": query.get("days", "")}, part=part,
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Spent:
-    """All figures of the page's scope."""
-
-    uses: list[ModelUse]
-    worths: list[Worth]
-    sets: list[DatasetUse]
-    days: list[DayUse]
-
-    @property
-    def calls(self) -> int:
-        """Calls of all models; each call belongs to one model."""
-        return sum(one.calls for one in self.uses)
-
-    @property
-    def price_usd(self) -> float | None:
-        """Price of all models; None if one is unknown."""
-        return _sum(*(one.price_usd for one in self.uses))
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of the calls whose server counts them."""
-        return sum(_sum(one.prompt_tokens, one.completion_tokens) or 0 for one in self.uses)
-
-    @property
-    def silent(self) -> str:
-        """Models whose server does not count tokens."""
-        return ", ".join(dict.fromkeys(one.model for one in self.uses if one.prompt_tokens is None))
-
-    @property
-    def candidates(self) -> int:
-        """Of all datasets."""
-        return sum(one.candidates for one in self.sets)
-
-    @property
-    def accepted(self) -> int:
-        """Of all datasets."""
-        return sum(one.accepted for one in self.sets)
-
-
-def _spent(context: PageContext, filters: Filters, part: Part, patience_s: float | None = None) -> Spent | None:
+def _figures(context: PageContext, filters: Filters, part: Part, patience_s: float | None = None) -> Figures | None:
     """The scope's figures, cached. A large lake takes seconds: None if they take longer than `patience_s`."""
     key = ("spent", part, filters.get("dataset"), filters.get("since"))
     if patience_s is None:
@@ -96,22 +55,20 @@ def _spent(context: PageContext, filters: Filters, part: Part, patience_s: float
     return context.cache.soon(key, lambda: _count(context.lake, filters, part), late_s=LATE_S, patience_s=patience_s)
 
 
-def _count(lake: Lake, filters: Filters, part: Part) -> Spent:
-    from graft.data.spending import by_dataset, by_day, by_model, worth
+def _count(lake: Lake, filters: Filters, part: Part) -> Figures:
+    from graft.data.spending import by_day, spent
 
-    uses = by_model(lake, **filters)
-    return Spent(
-        uses, worth(lake, uses, **filters), by_dataset(lake, **filters), by_day(lake, part, **filters)
-    )  # fmt: skip
+    return spent(lake, **filters), by_day(lake, part, **filters)
 
 
 def _filters(query: Mapping[str, str]) -> Filters:
-    """The scope of calls: a dataset, and the last days (default 30)."""
-    days = query.get("days", "30")
+    """The scope of calls: a dataset, and the last days (all time without `days`, as `graft models` counts)."""
+    from graft.data.spending.scope import last_days
+
+    days = query.get("days", "")
     if days not in SPANS:
         raise GraftError(f"unknown period {days[:20]!r}", where="days", fix=f"one of: {', '.join(filter(None, SPANS))}")
-    since: date | None = utc_now().date() - timedelta(days=int(days) - 1) if days else None
-    return {"dataset": query.get("dataset") or None, "since": since}
+    return {"dataset": query.get("dataset") or None, "since": last_days(int(days)) if days else None}
 
 
 def _part(query: Mapping[str, str]) -> Part:
@@ -132,15 +89,10 @@ def _datasets(sets: list[Any]) -> Table:
     return Table("datasets", "Datasets", columns, rows)
 
 
-def _sum(*values: N | None) -> N | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if len(known) == len(values) else None
-
-
-def _spent_now(context: PageContext, given: Mapping[str, str]) -> Spent:
-    spent = _spent(context, _filters(given), _part(given))
-    assert spent is not None, "waiting readers get a result"
-    return spent
+def _figures_now(context: PageContext, given: Mapping[str, str]) -> Figures:
+    found = _figures(context, _filters(given), _part(given))
+    assert found is not None, "waiting readers get a result"
+    return found
 
 
 def draw_days(context: PageContext, given: Mapping[str, str]) -> Spec | None:
@@ -148,7 +100,7 @@ def draw_days(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     priced = given.get("of") == "price"
     rows = [
         {"day": one.day.isoformat(), "part": one.part or "–", "value": one.price_usd if priced else one.tokens or 0}
-        for one in _spent_now(context, given).days
+        for one in _figures_now(context, given)[1]
     ]
     if not any(row["value"] for row in rows) or any(row["value"] is None for row in rows):
         return None
@@ -157,7 +109,7 @@ def draw_days(context: PageContext, given: Mapping[str, str]) -> Spec | None:
 
 def draw_yields(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`part`, `dataset`, `days`: each writer's yield with its interval."""
-    some = _spent_now(context, given).worths
+    some = _figures_now(context, given)[0].worths
     rows = [{**one.model_dump(), "low": low, "high": high, "name": f"{one.model} ({one.role})"}
             for one in some if one.interval for low, high in [one.interval]]  # fmt: skip
     if not rows:
@@ -167,7 +119,7 @@ def draw_yields(context: PageContext, given: Mapping[str, str]) -> Spec | None:
 
 def draw_prices(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`part`, `dataset`, `days`: each model's share of the price of 1,000 accepted rows, if prices are known."""
-    some = [one for one in _spent_now(context, given).uses if one.price_1000_usd]
+    some = [one for one in _figures_now(context, given)[0].uses if one.price_1000_usd]
     rows = [{"name": f"{one.model} ({one.role})", "usd": round(one.price_1000_usd or 0, 4)} for one in some]
     return bars(rows, category="name", value="usd", title="US dollars for 1,000 accepted rows") if rows else None
 

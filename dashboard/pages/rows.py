@@ -231,7 +231,7 @@ def _choices(context: PageContext, found: DatasetVersion | None, within: Within,
     if one.name == "split":
         return list(found.splits) if found else []
     if one.name == "model":
-        return list(found.models) if found else []
+        return list(found.licences) if found else []
     if one.name == "run":
         return runs_of(context.lake, found) if found else [within.run_id]
     run_id = within.run_id or (found.run_id if found else "")

@@ -13,9 +13,10 @@ from graft.dashboard.charts.shapes import bars, line
 from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of
 from graft.dashboard.figures import Rows
 from graft.dashboard.pages.acting import known, recipe_text, run_of, trouble, work_of
-from graft.schemas.datasets import Run
+from graft.schemas.datasets import NOT_STATED
 from graft.schemas.errors import GraftError
-from graft.schemas.live import read_live
+from graft.schemas.live import read_live, so_far
+from graft.schemas.money import models_of
 from graft.schemas.sections import Column, Table
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def runs(request: Request) -> Response:
     work = progress(context.home, of) if (of := request.query_params.get("of", "")) else None
     if work is not None and (begun := run_of(context, work)):
         return RedirectResponse(f"/runs/{quote(begun)}", 303)
-    every = context.lake.runs()
+    every = [so_far(context.home, run) for run in context.lake.runs()]
     found = [run for run in every if not dataset or run.dataset == dataset]
     rows = [{**run.model_dump(exclude={"recipe"}), "method": _method(run)} for run in found]
     columns = (
@@ -97,7 +98,7 @@ def run(request: Request) -> Response:
     uses = _remembered(context, found, "models", lambda: by_model(context.lake, run_id=found.id))
     failed = _remembered(context, found, "errors", lambda: errors(context.lake, found.id))
     tables = (
-        _ends(found, funnel), _uses([one.model_dump() for one in uses]),
+        _ends(found, funnel), _uses(found, [one.model_dump() for one in uses]),
         _failures([one.model_dump() for one in failed]),
         _endpoints(now),
     )  # fmt: skip
@@ -186,9 +187,14 @@ def _rows_of(found: Run, row: Mapping[str, Any]) -> str:
     return "/rows?" + urlencode({"run": found.id, "rejected": "1", "code": row["code"]})
 
 
-def _uses(uses: list[dict[str, Any]]) -> Table:
+def _uses(found: Run, uses: list[dict[str, Any]]) -> Table:
+    known = {one.get("name"): one for one in models_of(found.recipe)}
+    for row in uses:
+        spec = known.get(row["model"], {})
+        row |= {"provider": spec.get("provider"), "licence": spec.get("licence") or NOT_STATED}
     columns = (
-        Column("model", "model"), Column("role", "role"), Column("calls", "calls", "number"),
+        Column("model", "model"), Column("provider", "provider"), Column("licence", "licence"), Column("role", "role"),
+        Column("calls", "calls", "number"),
         Column("failed", "failed", "number"), Column("prompt_tokens", "tokens read", "number"),
         Column("completion_tokens", "written", "number"), Column("price_usd", "price", "money"),
         Column("p50_s", "median", "seconds"), Column("p95_s", "95%", "seconds"),

@@ -16,6 +16,7 @@ from graft.data.quality.model import (
     Yields,
 )
 from graft.data.quality.words import DIGITS, Held, one, ratio, rounded
+from graft.schemas.money import HERE, LOOPBACK
 
 if TYPE_CHECKING:
     import numpy as np
@@ -251,8 +252,20 @@ def _bins(lake: Lake, name: str, column: str) -> tuple[Bin, ...]:
     )
 
 
-PRICED = """CASE WHEN count(*) FILTER (price IS NULL AND answered) = 0 THEN coalesce(sum(price), 0) END"""
-"""The price of answered calls; NULL (unknown) if one of theirs is."""
+LOCAL = f"""(provider IN {HERE} OR (run_id, model) IN (
+    SELECT (run, one ->> '$.name') FROM (
+        SELECT id AS run, unnest(json_extract(recipe, '$.models[*]')) AS one FROM lake.runs)
+    WHERE one ->> '$.provider' = 'openai'
+        AND regexp_matches(one ->> '$.base_url', '{LOOPBACK.pattern}')
+        AND coalesce((one ->> '$.price.input')::DOUBLE, 0) + coalesce((one ->> '$.price.output')::DOUBLE, 0) = 0))"""
+"""SQL: whether a call's model is local, by the rule of `schemas.money.is_local`."""
+
+PRICED = """CASE WHEN count(*) FILTER (price IS NULL AND answered AND NOT local) = 0
+    AND (count(price) > 0 OR count(*) FILTER (answered) = 0) THEN coalesce(sum(price), 0) END"""
+"""The price of answered calls; NULL (unknown) if one of theirs is. Local calls without a price add nothing."""
+
+PARTLY = """coalesce(bool_and(local), false) AS local, coalesce(sum(price), 0) AS least"""
+"""Whether all calls were local, and the sum of the known prices."""
 
 TOKENS = """CASE WHEN count(*) FILTER (tokens IS NULL AND answered) = 0 THEN coalesce(sum(tokens), 0)::BIGINT END"""
 """The tokens of answered calls; NULL if a server did not report them."""
@@ -261,10 +274,10 @@ TOKENS = """CASE WHEN count(*) FILTER (tokens IS NULL AND answered) = 0 THEN coa
 def calls_once(where: str, unit: str = "run_id, key", more: str = "max(candidate_id) AS candidate_id") -> str:
     """SQL: the calls that match `where`, each once per unit, at its original price; with `more` columns.
 
-    Columns: the unit's, role, model, price, answered, tokens (NULL if a server did not report them), more.
+    Columns: the unit's, role, model, price, local, answered, tokens (NULL if a server did not report them), more.
     """
     return f"""
-        SELECT {unit}, min(role) AS role, min(model) AS model, max(price_usd) AS price,
+        SELECT {unit}, min(role) AS role, min(model) AS model, max(price_usd) AS price, bool_and({LOCAL}) AS local,
                bool_or(failure IS NULL) AS answered, max(prompt_tokens) + max(completion_tokens) AS tokens, {more}
         FROM lake.calls WHERE {where} GROUP BY {unit}"""
 
@@ -276,8 +289,8 @@ def yields(lake: Lake, rows: Held, runs: list[str], missing: dict[str, str]) -> 
         lake.sql(f"CREATE TEMP TABLE {name} AS {calls_once('list_contains(?::VARCHAR[], run_id)')}", [runs])
         spent = lake.query(f"""
             SELECT role, model, count(*) AS calls, count(*) FILTER (NOT answered) AS failed, {TOKENS} AS tokens,
-                   {PRICED} AS price FROM {name} GROUP BY role, model ORDER BY role, model""")
-        priced = one(lake, f"SELECT count(*) AS calls, {PRICED} AS price FROM {name}")
+                   {PRICED} AS price, {PARTLY} FROM {name} GROUP BY role, model ORDER BY role, model""")
+        priced = one(lake, f"SELECT count(*) AS calls, {PRICED} AS price, {PARTLY} FROM {name}")
         labels = _label_yields(lake, name, runs)
     finally:
         lake.sql(f"DROP TABLE IF EXISTS {name}")
@@ -293,12 +306,14 @@ def yields(lake: Lake, rows: Held, runs: list[str], missing: dict[str, str]) -> 
         candidates=sum(one.candidates for one in labels),
         accepted=accepted,
         price_usd=price,
+        local=priced["local"],
+        least_usd=rounded(priced["least"]) or 0.0,
         row_price_usd=None if price is None else ratio(price, accepted),
         labels=labels,
         models=_model_yields(lake, runs),
         spending=tuple(
             Spending(role=row["role"], model=row["model"], calls=row["calls"], failed=row["failed"],
-                     tokens=row["tokens"], price_usd=rounded(row["price"]))
+                     tokens=row["tokens"], price_usd=rounded(row["price"]), local=row["local"])
             for row in spent
         ),
     )  # fmt: skip
@@ -307,11 +322,13 @@ def yields(lake: Lake, rows: Held, runs: list[str], missing: dict[str, str]) -> 
 def _label_yields(lake: Lake, calls: str, runs: list[str]) -> tuple[LabelYield, ...]:
     query = f"""
         WITH priced AS (SELECT run_id, candidate_id, sum(price) AS price,
-                               bool_or(price IS NULL AND answered) AS unknown FROM {calls}
+                               bool_or(price IS NULL AND answered AND NOT local) AS unknown,
+                               bool_and(local) AS local FROM {calls}
                         WHERE candidate_id <> '' GROUP BY run_id, candidate_id)
         SELECT coalesce(nullif(intended_label, ''), nullif(label, ''), '(no label)') AS label, count(*) AS n,
                count(*) FILTER (status = 'accepted') AS accepted,
-               CASE WHEN count(*) FILTER (unknown) = 0 AND count(unknown) > 0 THEN coalesce(sum(price), 0) END AS price
+               CASE WHEN count(*) FILTER (unknown) = 0 AND count(unknown) > 0 THEN coalesce(sum(price), 0) END AS price,
+               coalesce(bool_and(local), false) AS local
         FROM lake.candidates LEFT JOIN priced USING (run_id, candidate_id)
         WHERE list_contains(?::VARCHAR[], run_id) GROUP BY 1 ORDER BY 1"""
     return tuple(
@@ -320,6 +337,7 @@ def _label_yields(lake: Lake, calls: str, runs: list[str]) -> tuple[LabelYield, 
             candidates=int(row["n"]),
             accepted=int(row["accepted"]),
             price_usd=rounded(row["price"]),
+            local=row["local"],
             row_price_usd=None if row["price"] is None else ratio(row["price"], row["accepted"]),
         )
         for row in lake.query(query, [runs])

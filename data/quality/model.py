@@ -143,6 +143,7 @@ class LabelYield(Value):
     accepted: int
     price_usd: float | None
     row_price_usd: float | None = Field(description="price over accepted rows")
+    local: bool = Field(default=False, description="whether only local models made the calls")
 
 
 class ModelYield(Value):
@@ -162,6 +163,7 @@ class Spending(Value):
     failed: int
     tokens: int | None = Field(description="prompt and completion tokens; None if a server did not report them")
     price_usd: float | None
+    local: bool = Field(default=False, description="whether the model is local")
 
 
 class Yields(Value):
@@ -170,6 +172,8 @@ class Yields(Value):
     candidates: int
     accepted: int
     price_usd: float | None = Field(description="of all calls; None if the price of an answered call is unknown")
+    local: bool = Field(default=False, description="whether only local models made the calls")
+    least_usd: float = Field(default=0.0, description="sum of the known prices")
     row_price_usd: float | None = Field(description="price over accepted candidates")
     labels: tuple[LabelYield, ...]
     models: tuple[ModelYield, ...]

@@ -11,7 +11,7 @@ from typing import Any
 from graft.data.quality.model import Balance, LabelYield, ModelYield, Quality, Spread
 from graft.data.quality.shape import section as shape_section
 from graft.data.sections_html import render
-from graft.schemas.sections import Column, Fact, Section, Table, one_line, share
+from graft.schemas.sections import Column, Fact, Section, Table, number, one_line, share
 
 UNDER_SHARE = 0.5
 """A label is thin below this fraction of its expected share."""
@@ -26,6 +26,7 @@ LEAST_SPREAD = 0.5
 LEAST_COVERED = 0.8
 MOST_COPIED = 0.05
 LEAST_ALPHA = 0.4
+ALPHA_DIGITS = 2
 SEVERE = 1.0
 """Points of 10 by which a reviewer deviates from its panels."""
 MOST_ADJUDICATED = 0.3
@@ -199,8 +200,8 @@ def _reviews(report: Quality) -> Section:
         Fact("adjudicated", reviews.adjudicated, "share"),
         Fact("overturned by the adjudicator", reviews.overturned, "share"),
         Fact("relabelled", reviews.relabelled, "share"),
-        Fact("alpha of scores", reviews.alpha, "number", 3),
-        Fact("alpha of flags", reviews.alpha_flags, "number", 3),
+        Fact("alpha of scores", reviews.alpha, "number", ALPHA_DIGITS),
+        Fact("alpha of flags", reviews.alpha_flags, "number", ALPHA_DIGITS),
     )
     rows = []
     for one in reviews.reviewers:
@@ -213,9 +214,9 @@ def _reviews(report: Quality) -> Section:
     shown = Table("quality-reviewers", "judging models", columns, rows)
     found = []
     if reviews.alpha is not None and reviews.alpha < LEAST_ALPHA:
-        found.append(f"reviewers disagree: alpha {reviews.alpha:.2f}")
+        found.append(f"reviewers disagree: alpha {number(reviews.alpha, ALPHA_DIGITS)}")
     if reviews.alpha_flags is not None and reviews.alpha_flags < LEAST_ALPHA:
-        found.append(f"flags disagree: alpha {reviews.alpha_flags:.2f}")
+        found.append(f"flags disagree: alpha {number(reviews.alpha_flags, ALPHA_DIGITS)}")
     off = [one.model for one in reviews.reviewers if one.severity is not None and abs(one.severity) > SEVERE]
     if off:
         found.append(f"over a point off their panels: {_names(off)}")
@@ -260,8 +261,8 @@ def _yields(report: Quality) -> Section:
         Fact("candidates", yields.candidates, "number"),
         Fact("accepted", yields.accepted, "number"),
         Fact("yield", taken_share, "share"),
-        Fact("price of the calls", yields.price_usd, "money"),
-        Fact("price of an accepted row", yields.row_price_usd, "money"),
+        Fact("price of the calls", yields.price_usd, "money", local=yields.local, least=yields.least_usd),
+        Fact("price of an accepted row", yields.row_price_usd, "money", local=yields.local),
     )
     counts = (Column("candidates", "candidates", "number"), Column("accepted", "accepted", "number"))
     taken = (*counts, Column("yield", "yield", "share", bar=True))

@@ -12,6 +12,8 @@ from pydantic import Field
 
 from graft.data.scores.answers import VALIDATION, speed
 from graft.schemas.base import Value
+from graft.schemas.intervals import of_accuracy
+from graft.schemas.money import LOCAL, local_models
 from graft.schemas.sections import Column, Table
 from graft.schemas.steering import Arm, Improvement, RoundResult
 from graft.schemas.students import Student
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from graft.data.lake import Lake
 
 BRIEF = ("rank", "student_id", "from", "accuracy", "low", "high", "gain", "macro_f1", "ece", "teacher_gap")
-LOCAL = "local"
-"""The price of a student's predictions: it runs on this machine, and no call is paid."""
 
 
 class Standing(Value):
@@ -116,11 +116,12 @@ class AgainstTeacher(Value):
     teacher_p50_s: float | None
     teacher_p95_s: float | None
     teacher_usd_per_1000: float | None
+    local: bool = Field(default=False, description="whether the teacher runs on this machine and nobody charges for it")
     student_p50_s: float | None
     student_p95_s: float | None
     student_texts_per_second: float | None
     student_device: str
-    student_price: str = LOCAL
+    student_price: str = Field(default=LOCAL, description="its predictions run on this machine: no call is paid")
 
 
 def leaderboard(lake: Lake, dataset: str | None = None, *, validation: bool = False) -> list[Standing]:
@@ -158,7 +159,8 @@ def leaderboard(lake: Lake, dataset: str | None = None, *, validation: bool = Fa
         ORDER BY j.dataset, j.synthetic, max(j.test_file) OVER (PARTITION BY j.dataset, j.test_hash), j.test_hash,
                  rank, j.created_at DESC, j.student_id"""
     found = lake.query(query, [dataset, validation, VALIDATION])
-    return [Standing.model_validate(row) for row in found]
+    standings = [Standing.model_validate(row) for row in found]
+    return [one.model_copy(update={"interval": of_accuracy(one.interval, one.accuracy, one.rows)}) for one in standings]
 
 
 def board_tables(standings: Sequence[Standing]) -> list[Table]:
@@ -169,8 +171,8 @@ def board_tables(standings: Sequence[Standing]) -> list[Table]:
         Column("rank", "#", "number"), Column("student_id", "student", "code", link="href"),
         Column("from", "from"), Column("accuracy", "accuracy", "share"),
         Column("low", "95% from", "share"), Column("high", "to", "share"), Column("gain", "over seeds", "share"),
-        Column("macro_f1", "F1", "number", digits=3), Column("ece", "ECE", "number", digits=3),
-        Column("auprc", "AUPRC", "number", digits=3), Column("teacher_gap", "over teacher", "share"),
+        Column("macro_f1", "F1", "share"), Column("ece", "ECE", "share"), Column("auprc", "AUPRC", "share"),
+        Column("teacher_gap", "over teacher", "share"),
         Column("train_rows", "rows", "number"), Column("seconds", "training time", "seconds"),
         Column("created_at", "made", "ago"),
     )  # fmt: skip
@@ -220,15 +222,17 @@ def _point(loop: Improvement, one: RoundResult) -> CurvePoint:
 def against_teacher(lake: Lake, student: Student) -> list[AgainstTeacher]:
     """Compare a student with every teacher that labelled its test rows, the best teacher of each test first."""
     found = []
+    local = {name for run in lake.runs(student.dataset) for name in local_models(run.recipe)}
     for judged in lake.evaluations(student.id):
         quick = speed(lake.home, student, judged.test_hash) if judged.teachers else None
         found += [
             AgainstTeacher(
                 test_file=judged.test_file, test_hash=judged.test_hash, model=one.model, shots=one.shots,
-                rows=one.rows, answered=one.answered, teacher_accuracy=one.accuracy, teacher_interval=one.interval,
+                rows=one.rows, answered=one.answered, teacher_accuracy=one.accuracy, teacher_interval=one.between,
                 student_accuracy=one.student_accuracy, gap=one.student_accuracy - one.accuracy,
                 teacher_p50_s=one.p50_s or None, teacher_p95_s=one.p95_s or None,
                 teacher_usd_per_1000=None if one.price_usd is None else 1000 * one.price_usd / one.rows,
+                local=one.model in local,
                 student_p50_s=quick.p50_s if quick else None, student_p95_s=quick.p95_s if quick else None,
                 student_texts_per_second=quick.texts_per_second if quick else None,
                 student_device=quick.device if quick else "",

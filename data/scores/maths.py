@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from graft.schemas.intervals import of_accuracy
+
 Matrix = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int64]
 Truths = npt.NDArray[np.bool_]
@@ -100,12 +102,12 @@ def length_name(lengths: npt.NDArray[np.int64]) -> str:
 def accuracy_interval(right: int, rows: int) -> tuple[float, float]:
     """Return the 95% bootstrap interval of an accuracy, from 2,000 seeded resamples.
 
-    Resampling rows of which `right` are right is a binomial draw, so each resample is one number. The interval has no
-    width if all rows are right, or none.
+    Resampling rows of which `right` are right is a binomial draw, so each resample is one number. Wilson's interval
+    stands in if all rows are right, or none.
     """
     draws = np.random.default_rng(SEED).binomial(rows, right / rows, RESAMPLES)
     low, high = np.quantile(draws / rows, (0.025, 0.975))
-    return float(low), float(high)
+    return of_accuracy((float(low), float(high)), right / rows, rows)
 
 
 def paired(predicted_a: Sequence[str], predicted_b: Sequence[str], rows: Rows) -> Paired:

@@ -12,7 +12,7 @@ from graft.data.spending.model import (
     Total,
     Worth,
 )
-from graft.data.spending.models import by_model, worth
+from graft.data.spending.models import Spent, by_model, spent, worth
 from graft.data.spending.runs import (
     PARTS,
     by_dataset,
@@ -26,6 +26,7 @@ from graft.data.spending.runs import (
 )
 
 __all__ = [
-    "PARTS", "DatasetUse", "DayUse", "Failure", "ModelUse", "RunFigures", "Stretch", "Total", "Worth", "by_dataset",
-    "by_day", "by_model", "compare_runs", "errors", "month", "over_run", "runs_by_dataset", "total", "worth",
+    "PARTS", "DatasetUse", "DayUse", "Failure", "ModelUse", "RunFigures", "Spent", "Stretch", "Total", "Worth",
+    "by_dataset", "by_day", "by_model", "compare_runs", "errors", "month", "over_run", "runs_by_dataset", "spent",
+    "total", "worth",
 ]  # fmt: skip

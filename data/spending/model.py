@@ -1,4 +1,7 @@
-"""Values for model usage and spending. A price is in US dollars, and None if it is unknown, never 0."""
+"""Values for model usage and spending. A price is in US dollars, and None if it is unknown, never 0.
+
+`schemas.money` puts a price into words; `local` and `least_usd` are what it needs beside the amount.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,23 @@ from pydantic import Field
 from graft.schemas.base import Value
 
 
-class Total(Value):
+class Paid(Value):
+    """The price of some calls."""
+
+    price_usd: float | None = Field(description="None if the price of an answered call is unknown")
+    local: bool = Field(default=False, description="whether only local models made the calls")
+    least_usd: float = Field(default=0.0, description="sum of the known prices")
+
+
+class Total(Paid):
     """Totals of all calls in scope."""
 
     calls: int = Field(description="distinct calls, including failed ones")
     tokens: int | None = Field(description="prompt and completion; None if a server did not report them")
-    price_usd: float | None = Field(description="None if the price of an answered call is unknown")
+    counted: int = Field(default=0, description="tokens of the calls whose server reported them")
 
 
-class ModelUse(Value):
+class ModelUse(Paid):
     """The calls of one model in one role."""
 
     model: str
@@ -30,7 +41,6 @@ class ModelUse(Value):
     prompt_tokens: int | None = Field(description="of answered calls; None if a server did not report them")
     completion_tokens: int | None
     cached_tokens: int | None = Field(description="prompt tokens from the server's cache, as far as reported")
-    price_usd: float | None
     price_1000_usd: float | None = Field(description="price per 1,000 accepted candidates of all models")
     unreadable: float | None = Field(
         description="share of the calls that ended malformed, empty or violating their schema"
@@ -65,26 +75,25 @@ class Worth(Value):
     )
     review_price_usd: float | None = Field(default=None, description="price of its calls per review")
     price_usd: float | None = Field(description="price of its calls in this role; None also if the lake has none")
+    local: bool = Field(default=False, description="whether it runs on this machine and nobody charges for it")
 
 
-class DayUse(Value):
+class DayUse(Paid):
     """One day (UTC) of one model, role or dataset; a day without a call has zeros."""
 
     day: date
     part: str = Field(description="the model, role or dataset; empty: all of them")
     calls: int
     tokens: int | None
-    price_usd: float | None
 
 
-class DatasetUse(Value):
+class DatasetUse(Paid):
     """Usage and results of the runs of a dataset."""
 
     dataset: str
     runs: int
     calls: int
     tokens: int | None
-    price_usd: float | None
     candidates: int
     accepted: int
     row_price_usd: float | None = Field(description="price per accepted candidate")
@@ -114,7 +123,7 @@ class Failure(Value):
     last: datetime
 
 
-class RunFigures(Value):
+class RunFigures(Paid):
     """A run as one column of a comparison, with the candidates and calls currently in the lake."""
 
     run_id: str
@@ -129,7 +138,6 @@ class RunFigures(Value):
     share: float | None = Field(description="accepted share of the opened slots: its yield")
     calls: int
     tokens: int | None
-    price_usd: float | None
     row_price_usd: float | None
     seconds: float = Field(description="as recorded; 0 while it is running")
     rows_per_minute: float | None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
-from graft.data.quality.judged import PANEL, PRICED, SCORED
+from graft.data.quality.judged import PANEL, PARTLY, PRICED, SCORED
 from graft.data.quality.words import ratio, rounded
-from graft.data.spending.model import ModelUse, Worth
+from graft.data.spending.model import DatasetUse, ModelUse, Total, Worth
+from graft.data.spending.runs import by_dataset, total
 from graft.data.spending.scope import Filters, Params, calls, candidates, dollars, each, params, rows
 from graft.schemas.binding import LEAST_SCORE, least_scores, writing_roles
 from graft.schemas.decisions import codes_of
@@ -45,7 +47,7 @@ def by_model(lake: Lake, **filters: Unpack[Filters]) -> list[ModelUse]:
         SELECT model, role, count(*) AS calls, sum(again)::BIGINT AS cached,
                count(*) FILTER (NOT answered) AS failed, histogram(code) FILTER (NOT answered) AS failures,
                {_known("prompt")} AS prompt, {_known("completion")} AS completion, sum(known)::BIGINT AS known,
-               {PRICED} AS price, count(*) FILTER (answered AND attempts > 1) AS retried,
+               {PRICED} AS price, {PARTLY}, count(*) FILTER (answered AND attempts > 1) AS retried,
                quantile_cont(latency, 0.5) AS p50, quantile_cont(latency, 0.95) AS p95
         FROM ({calls(_MORE)}) GROUP BY model, role
         ORDER BY price DESC NULLS FIRST, calls DESC, model, role"""
@@ -61,7 +63,8 @@ def by_model(lake: Lake, **filters: Unpack[Filters]) -> list[ModelUse]:
             ModelUse(
                 model=row["model"], role=row["role"], calls=row["calls"], cached=row["cached"], failed=row["failed"],
                 failures=failures, prompt_tokens=row["prompt"], completion_tokens=row["completion"],
-                cached_tokens=row["known"], price_usd=price, price_1000_usd=each(price, accepted, 1000),
+                cached_tokens=row["known"], price_usd=price, local=row["local"],
+                least_usd=dollars(row["least"]) or 0.0, price_1000_usd=each(price, accepted, 1000),
                 unreadable=_share(failures, UNREADABLE, row["calls"]), refused=_share(failures, REFUSED, row["calls"]),
                 retried=row["retried"], p50_s=rounded(row["p50"]), p95_s=rounded(row["p95"]),
             )
@@ -82,12 +85,13 @@ def worth(lake: Lake, uses: Sequence[ModelUse] | None = None, **filters: Unpack[
     """
     if uses is None:
         uses = by_model(lake, **filters)
-    prices = {(use.role, use.model): use.price_usd for use in uses}
+    prices = {(use.role, use.model): {"price_usd": use.price_usd, "local": use.local} for use in uses}
     given = params(filters)
     return [*_writers(lake, filters, given, prices), *_judges(lake, filters, given, prices)]
 
 
-Prices = dict[tuple[str, str], float | None]
+Prices = dict[tuple[str, str], dict[str, Any]]
+NONE = {"price_usd": None}
 
 
 def _writers(lake: Lake, filters: Filters, given: Params, prices: Prices) -> list[Worth]:
@@ -106,8 +110,8 @@ def _writers(lake: Lake, filters: Filters, given: Params, prices: Prices) -> lis
             role=row["role"], model=row["model"], candidates=row["n"], accepted=row["accepted"],
             share=ratio(row["accepted"], row["n"]), interval=wilson(row["accepted"], row["n"]),
             refused=ratio(row["refused"], row["n"]), duplicates=ratio(row["duplicates"], row["n"]),
-            price_usd=(price := prices.get((row["role"], row["model"]))),
-            row_price_usd=each(price, row["accepted"]),
+            **(paid := prices.get((row["role"], row["model"]), NONE)),
+            row_price_usd=each(paid["price_usd"], row["accepted"]),
         )
         for row in rows(lake, query, [*given, list(codes_of("refused")), list(codes_of("duplicate"))])
     ]  # fmt: skip
@@ -141,9 +145,50 @@ def _judges(lake: Lake, filters: Filters, given: Params, prices: Prices) -> list
 
 
 def _judge(row: dict[str, Any], prices: Prices) -> Worth:
-    price = prices.get((row["role"], row["model"]))
+    paid = prices.get((row["role"], row["model"]), NONE)
     return Worth(
         role=row["role"], model=row["model"], reviews=row["n"], failed=row["failed"], mean=rounded(row["mean"]),
         severity=rounded(row["severity"]), agrees_decision=rounded(row["agrees"]),
-        agrees_others=ratio(row["same"], row["others"]), price_usd=price, review_price_usd=each(price, row["n"]),
+        agrees_others=ratio(row["same"], row["others"]), review_price_usd=each(paid["price_usd"], row["n"]), **paid,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Spent:
+    """All figures of a scope, for `graft models` and its page."""
+
+    total: Total
+    uses: list[ModelUse]
+    worths: list[Worth]
+    sets: list[DatasetUse]
+
+    @property
+    def candidates(self) -> int:
+        """Of all datasets."""
+        return sum(one.candidates for one in self.sets)
+
+    @property
+    def accepted(self) -> int:
+        """Of all datasets."""
+        return sum(one.accepted for one in self.sets)
+
+    @property
+    def share(self) -> float | None:
+        """The accepted share of the candidates: their yield."""
+        return ratio(self.accepted, self.candidates)
+
+    @property
+    def row_price_usd(self) -> float | None:
+        """The price of an accepted candidate."""
+        return each(self.total.price_usd, self.accepted)
+
+    @property
+    def silent(self) -> str:
+        """Models whose server does not count tokens."""
+        return ", ".join(dict.fromkeys(one.model for one in self.uses if one.prompt_tokens is None))
+
+
+def spent(lake: Lake, **filters: Unpack[Filters]) -> Spent:
+    """Return the totals, each model in each role, and each dataset. See `data.spending.scope` for filters."""
+    uses = by_model(lake, **filters)
+    return Spent(total(lake, **filters), uses, worth(lake, uses, **filters), by_dataset(lake, **filters))

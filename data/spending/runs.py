@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
-from graft.data.quality.judged import PRICED, TOKENS, calls_once
+from graft.data.quality.judged import PARTLY, PRICED, TOKENS, calls_once
 from graft.data.quality.words import ratio
 from graft.data.spending.model import DatasetUse, DayUse, Failure, Part, RunFigures, Stretch, Total
 from graft.data.spending.scope import DAY, MADE, RUN, Filters, calls, candidates, dollars, each, params, rows
@@ -20,12 +20,14 @@ _STRETCH = """least(floor((epoch("at") - first) / span * $2), $2 - 1)::BIGINT"""
 
 
 PARTS: dict[Part, str] = {"all": "''", "model": "model", "role": "role", "dataset": "dataset"}
-SUMS = f"count(*) AS calls, {TOKENS} AS tokens, {PRICED} AS price"
+SUMS = f"count(*) AS calls, {TOKENS} AS tokens, {PRICED} AS price, {PARTLY}"
 
 
 def total(lake: Lake, **filters: Unpack[Filters]) -> Total:
     """Return the totals of all calls in scope, zeros if there are none. See `data.spending.scope` for filters."""
-    return Total(**_sums(rows(lake, f"SELECT {SUMS} FROM ({calls()})", params(filters))[0]))
+    query = f"SELECT {SUMS}, coalesce(sum(tokens), 0)::BIGINT AS counted FROM ({calls()})"
+    row = rows(lake, query, params(filters))[0]
+    return Total(**_sums(row), counted=row["counted"])
 
 
 def month(lake: Lake) -> Total:
@@ -41,12 +43,12 @@ def by_day(lake: Lake, part: Part = "all", **filters: Unpack[Filters]) -> list[D
     if part not in PARTS:
         raise GraftError(f"no part {part!r}", where="part", fix=", ".join(PARTS))
     query = f"""
-        WITH once AS MATERIALIZED (SELECT {DAY} AS day, {PARTS[part]} AS part, price, answered, tokens
+        WITH once AS MATERIALIZED (SELECT {DAY} AS day, {PARTS[part]} AS part, price, local, answered, tokens
             FROM {_with_dataset(part)}),
         days AS (SELECT unnest(generate_series(min(day), max(day), INTERVAL 1 DAY))::DATE AS day FROM once),
         summed AS (SELECT day, part, {SUMS} FROM once GROUP BY day, part)
         SELECT day, part, coalesce(calls, 0) AS calls, CASE WHEN calls IS NULL THEN 0 ELSE tokens END AS tokens,
-               CASE WHEN calls IS NULL THEN 0.0 ELSE price END AS price
+               CASE WHEN calls IS NULL THEN 0.0 ELSE price END AS price, local, least
         FROM days CROSS JOIN (SELECT DISTINCT part FROM once) LEFT JOIN summed USING (day, part) ORDER BY day, part"""
     return [DayUse(day=row["day"], part=row["part"], **_sums(row)) for row in rows(lake, query, params(filters))]
 
@@ -62,7 +64,7 @@ def by_dataset(lake: Lake, **filters: Unpack[Filters]) -> list[DatasetUse]:
         SELECT dataset, coalesce(runs, 0) AS runs, coalesce(candidates, 0) AS candidates,
                coalesce(accepted, 0) AS accepted, coalesce(calls, 0) AS calls,
                CASE WHEN calls IS NULL THEN 0 ELSE tokens END AS tokens,
-               CASE WHEN calls IS NULL THEN 0.0 ELSE price END AS price
+               CASE WHEN calls IS NULL THEN 0.0 ELSE price END AS price, local, least
         FROM spent FULL JOIN made USING (dataset) ORDER BY price DESC NULLS FIRST, candidates DESC, dataset"""
     return [
         DatasetUse(
@@ -82,7 +84,8 @@ def _with_dataset(part: Part) -> str:
 
 
 def _sums(row: dict[str, Any]) -> dict[str, Any]:
-    return {"calls": row["calls"], "tokens": row["tokens"], "price_usd": dollars(row["price"])}
+    paid = {"price_usd": dollars(row["price"]), "local": bool(row["local"]), "least_usd": dollars(row["least"]) or 0.0}
+    return {"calls": row["calls"], "tokens": row["tokens"], **paid}
 
 
 def over_run(lake: Lake, run_id: str, parts: int = 60) -> list[Stretch]:
@@ -97,7 +100,7 @@ def over_run(lake: Lake, run_id: str, parts: int = 60) -> list[Stretch]:
         WITH mentions AS MATERIALIZED (SELECT candidate_id, "at" FROM lake.calls WHERE run_id = $1),
         ends AS (SELECT min(epoch("at")) AS first, greatest(max(epoch("at")) - min(epoch("at")), 1e-6) AS span
                  FROM mentions HAVING count(*) > 0),
-        once AS (SELECT price, answered, {_STRETCH} AS part FROM ({calls_once("run_id = $1", more=MADE)}), ends),
+        once AS (SELECT price, local, answered, {_STRETCH} AS part FROM ({calls_once("run_id = $1", more=MADE)}), ends),
         ended AS (SELECT candidate_id, max("at") AS "at" FROM mentions GROUP BY candidate_id),
         made AS (SELECT status, coalesce({_STRETCH}, $2 - 1) AS part FROM
                  (SELECT candidate_id, status FROM lake.candidates WHERE run_id = $1) LEFT JOIN ended
@@ -155,7 +158,7 @@ def compare_runs(lake: Lake, run_ids: Sequence[str]) -> list[RunFigures]:
     wanted = list(dict.fromkeys(run_ids))
     query = f"""
         WITH once AS MATERIALIZED ({calls_once(_WANTED, more='min("at") AS "at"')}),
-        spent AS (SELECT run_id, count(*) AS calls, {TOKENS} AS tokens, {PRICED} AS price FROM once GROUP BY run_id),
+        spent AS (SELECT run_id, {SUMS} FROM once GROUP BY run_id),
         played AS (SELECT run_id, map_from_entries(list((role, models) ORDER BY role)) AS models FROM
                    (SELECT run_id, role, list(DISTINCT model ORDER BY model) AS models FROM once GROUP BY run_id, role)
                    GROUP BY run_id),
@@ -168,7 +171,7 @@ def compare_runs(lake: Lake, run_ids: Sequence[str]) -> list[RunFigures]:
         SELECT id AS run_id, dataset, r.status, stopped_by, started_at, version, seconds,
                coalesce(json_extract_string(recipe, '$.method.kind'), '') AS method, coalesce(opened, 0) AS opened,
                coalesce(accepted, 0) AS accepted, coalesce(s.calls, 0) AS calls,
-               CASE WHEN s.calls IS NULL THEN 0 ELSE tokens END AS tokens, price, models, codes
+               CASE WHEN s.calls IS NULL THEN 0 ELSE tokens END AS tokens, price, local, least, models, codes
         FROM lake.runs r LEFT JOIN spent s ON s.run_id = id LEFT JOIN played p ON p.run_id = id
         LEFT JOIN made m ON m.run_id = id LEFT JOIN lost l ON l.run_id = id WHERE list_contains($1::VARCHAR[], id)"""
     found = {row["run_id"]: row for row in rows(lake, query, [wanted])}
@@ -179,10 +182,11 @@ def compare_runs(lake: Lake, run_ids: Sequence[str]) -> list[RunFigures]:
 
 
 def _figures(row: dict[str, Any]) -> RunFigures:
-    price, accepted, seconds = dollars(row.pop("price")), row["accepted"], row["seconds"]
+    accepted, seconds, paid = row["accepted"], row["seconds"], _sums(row)
+    row = {name: value for name, value in row.items() if name not in ("price", "local", "least")} | paid
     models, codes = dict(row.pop("models") or []), dict(row.pop("codes") or [])
     return RunFigures(
-        **row, price_usd=price, row_price_usd=each(price, accepted), share=ratio(accepted, row["opened"]),
+        **row, row_price_usd=each(paid["price_usd"], accepted), share=ratio(accepted, row["opened"]),
         rows_per_minute=ratio(60 * accepted, seconds), codes=codes,
         models={role: tuple(names) for role, names in models.items()},
     )  # fmt: skip

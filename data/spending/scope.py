@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from graft.data.quality.judged import calls_once
+from graft.schemas.base import utc_now
 from graft.schemas.errors import GraftError
 
 if TYPE_CHECKING:
@@ -35,6 +36,21 @@ DAY = """DATE '1970-01-01' + (epoch_us("at") // 86_400_000_000)::INTEGER"""
 MADE = 'min("at") AS "at"'
 RUN = 'min_by(run_id, "at") AS run_id'
 """SQL of the run that recorded a call first, and therefore made it."""
+
+
+def last_days(days: int) -> date:
+    """Return the first of the last `days` days (UTC), today included."""
+    return utc_now().date() - timedelta(days=days - 1)
+
+
+def period(filters: Filters) -> str:
+    """Return the days of the filters in words, for headings."""
+    since, until = filters.get("since"), filters.get("until")
+    if since and until:
+        return f"{since} to {until}"
+    if until:
+        return f"until {until}"
+    return f"since {since}" if since else "all time"
 
 
 def params(filters: Filters) -> Params:

@@ -5,9 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graft.data.spending.model import ModelUse, Worth
+from graft.data.spending.models import Spent
+from graft.data.spending.scope import Filters, period
 from graft.schemas.sections import Column, Table
 
 MODEL = (Column("model", "model"), Column("role", "role"))
+
+
+def total_table(found: Spent, filters: Filters) -> Table:
+    """The totals of a scope, with its days in the title."""
+    row = {
+        **found.total.model_dump(), "candidates": found.candidates, "accepted": found.accepted, "share": found.share,
+        "row_price_usd": found.row_price_usd,
+    }  # fmt: skip
+    columns = (
+        Column("calls", "calls", "number"), Column("counted", "tokens", "number"),
+        Column("price_usd", "price", "money"), Column("candidates", "candidates", "number"),
+        Column("accepted", "accepted", "number"), Column("share", "yield", "share"),
+        Column("row_price_usd", "an accepted row", "money"),
+    )  # fmt: skip
+    note = f"{found.silent} does not count tokens" if found.silent else ""
+    return Table("total", f"Models and money, {period(filters)}", columns, [row], note=note)
 
 
 def use_tables(uses: Sequence[ModelUse]) -> tuple[Table, Table]:
