@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
@@ -17,7 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from graft.dashboard.charts import svg
+from graft.dashboard.charts import shades, svg
 from graft.dashboard.door import Door
 from graft.dashboard.queues import Queues
 from graft.dashboard.reports import Reports, StaleCache
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from graft.data.lake import Lake
     from graft.data.query_cache import QueryCache
     from graft.flows.schedules import Overview
+    from graft.schemas.display import View
     from graft.schemas.home import Home
 
 
@@ -54,6 +55,13 @@ def card(markdown: str) -> Markup:
 
     reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["link", "image", "autolink"])
     return Markup(reader.render(shown(markdown)))
+
+
+def shades_of(labels: Mapping[str, int], views: Iterable[View] = ()) -> dict[str, str]:
+    """The colours of a version's labels (rows of each), and of the kinds of span in these views."""
+    pieces = (piece for view in views for part in view for piece in part.pieces)
+    marks = sorted({piece.mark for piece in pieces if piece.mark})
+    return {**shades(dict.fromkeys(marks, 0)), **shades(labels)}
 
 
 FILTERS: dict[str, Any] = {

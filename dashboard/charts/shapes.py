@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from graft.dashboard.charts import ACCENT, PALETTE, SECOND, SPLITS, finished, svg
+from graft.dashboard.charts import ACCENT, OTHERS, PALETTE, REST, SECOND, SPLITS, finished, svg
 
 
 def bars(rows: Sequence[dict[str, Any]], *, category: str, value: str, title: str, width: int = 420) -> dict[str, Any]:
@@ -73,7 +74,7 @@ def lines(
     )
     drawn: Any = base.mark_line(point=True).encode(
         y=alt.Y(f"{y}:Q", title=y_title, scale=alt.Scale(zero=zero), axis=alt.Axis(format=y_format or alt.Undefined)),
-        strokeDash=alt.StrokeDash(f"{part}:N", legend=None),
+        strokeDash=alt.StrokeDash(f"{part}:N", title=None, legend=alt.Legend(orient="top")),
     )
     if low and high:
         drawn = base.mark_area(opacity=0.15).encode(y=f"{low}:Q", y2=f"{high}:Q") + drawn
@@ -110,7 +111,7 @@ def reliability(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     shares = alt.Scale(domain=[0, 1])
     ideal = alt.Chart(alt.InlineData(values=[{"at": 0, "to": 0}, {"at": 1, "to": 1}])).mark_line(
-        strokeDash=[4, 4], color="#8a8f96"
+        strokeDash=[4, 4], color=OTHERS
     ).encode(x=alt.X("at:Q", scale=shares), y=alt.Y("to:Q", scale=shares))  # fmt: skip
     base = alt.Chart(alt.InlineData(values=list(rows))).encode(
         x=alt.X("confidence:Q", scale=shares, title="confidence", axis=alt.Axis(format="%")),
@@ -275,9 +276,10 @@ def scatter(
 
 
 def stacked_days(rows: Sequence[dict[str, Any]], *, day: str, value: str, part: str, title: str) -> dict[str, Any]:
-    """A stacked column for each day (ISO dates)."""
+    """A stacked column for each day (ISO dates). The seven largest parts have a colour each, the rest share one."""
     import altair as alt
 
+    rows = _folded(rows, part, value)
     names, days = list(dict.fromkeys(str(row[part]) for row in rows)), len({row[day] for row in rows})
     chart = (
         alt.Chart(alt.InlineData(values=list(rows)))
@@ -286,12 +288,24 @@ def stacked_days(rows: Sequence[dict[str, Any]], *, day: str, value: str, part: 
             x=alt.X(f"yearmonthdate({day}):T", title=None, axis=alt.Axis(format="%d %b", labelOverlap=True)),
             y=alt.Y(f"sum({value}):Q", title=title, axis=alt.Axis(format="~s")),
             color=alt.Color(
-                f"{part}:N", title=None, scale=alt.Scale(domain=names, range=list(PALETTE)),
+                f"{part}:N", title=None, scale=alt.Scale(domain=names, range=[OTHERS if name == REST else shade
+                                                                 for name, shade in zip(names, PALETTE, strict=False)]),
                 legend=alt.Legend(orient="top") if len(names) > 1 else None,
             ),
         )
     )  # fmt: skip
     return finished(chart, 480, 200)
+
+
+def _folded(rows: Sequence[dict[str, Any]], part: str, value: str) -> Sequence[dict[str, Any]]:
+    """The rows, with the parts beyond the palette's colours as `REST`."""
+    sizes: Counter[str] = Counter()
+    for row in rows:
+        sizes[str(row[part])] += row[value] or 0
+    if len(sizes) <= len(PALETTE):
+        return rows
+    kept = {name for name, _ in sizes.most_common(len(PALETTE) - 1)}
+    return [row if str(row[part]) in kept else {**row, part: REST} for row in rows]
 
 
 def warm() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from graft.dashboard.charts import ACCENT, SECOND
+from graft.dashboard.charts import ACCENT, OTHERS, SECOND
 from graft.dashboard.charts.shapes import heat, histogram, lines, offsets, roomy, shares
 from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of, shown
 from graft.dashboard.figures import judged as figures
@@ -27,7 +27,7 @@ MOST = 24
 """Maximum number of labels in a heat map; labels with the most changes are drawn."""
 PAIRS = 200
 """Maximum number of pairs of an intended and a final label in the table."""
-ENDS = {"accepted": ACCENT, "rejected": SECOND, "failed": "#8a8f96"}
+ENDS = {"accepted": ACCENT, "rejected": SECOND, "failed": OTHERS}
 
 
 def reviews(request: Request) -> Response:

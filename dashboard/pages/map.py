@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from graft.dashboard.charts import ACCENT, PALETTE, SECOND, SPLITS
+from graft.dashboard.charts import ACCENT, OTHERS, PALETTE, REST, SECOND, SPLITS, shades
 from graft.dashboard.charts.shapes import scatter
 from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of
 from graft.dashboard.figures import map as figures
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from graft.schemas.datasets import DatasetVersion
 
 COLOURS = {"label": "label", "source": "source", "split": "split", "score": "reviewers' mean", "kind": "seed or row"}
-REST, REST_COLOUR = "all others", "#8a8f96"
-SCORED = ("#b0413e", "#c2792b", "#a99a2f", "#5a9e6f", "#3b9bb0", "#3b6fc4", REST_COLOUR)
+SCORED = ("#d22c15", "#cf621c", "#c28113", "#5f9099", "#1e97d5", "#3369ea", OTHERS)
 """Colours of the score bands, lowest first; the last is for points without a score."""
 WIDTH, MARGIN = 1000, 14
 LOWEST, HIGHEST = 420, 900
@@ -67,17 +66,17 @@ def draw_map(request: Request) -> Response:
     colour = query.get("colour", "label")
     colour = colour if colour in COLOURS else "label"
     points = figures.points(context.lake, found, vectors)
-    shades = figures.groups(points, colour, _shades(colour, points), REST_COLOUR)
-    only = query.get("only", "") if query.get("only", "") in shades else ""
+    shaded = figures.groups(points, colour, _shades(found, colour, points), OTHERS)
+    only = query.get("only", "") if query.get("only", "") in shaded else ""
     beside = query.get("beside") == "1"
     alike, failed = _alike(context, found, vectors)
     return context.page(
         request, "map.html.jinja", f"Map of {found.ref}", ref=found.ref, version=found, vectors=vectors,
         tables=_tables(context, found, alike) if alike else (), alike=alike, failed=failed, cosine=COSINE,
-        panels=_panels(points, shades, colour, only, beside=beside), height=_height(points), width=WIDTH,
+        panels=_panels(points, shaded, colour, only, beside=beside), height=_height(points), width=WIDTH,
         radius=_radius(len(points)) * (1.5 if beside else 1), diamond=11 if beside else 7,
-        legend=[(name, *shade) for name, shade in shades.items()], colours=COLOURS, colour=colour, only=only,
-        beside=beside, count=len(points), seeds=sum(point.kind == "seed" for point in points),
+        own=len(PALETTE), legend=[(name, *shade) for name, shade in shaded.items()], colours=COLOURS, colour=colour,
+        only=only, beside=beside, count=len(points), seeds=sum(point.kind == "seed" for point in points),
         link=_linker(found, colour, only, beside=beside), at=address,
         file=lambda kind: f"/charts/map.{kind}?" + urlencode({"of": found.ref, "colour": colour}),
     )  # fmt: skip
@@ -103,28 +102,31 @@ def draw_scatter(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     if colour not in COLOURS:
         raise GraftError(f"no colour {colour[:40]!r}", where="map", fix=f"one of: {', '.join(COLOURS)}")
     points = figures.points(context.lake, found, vectors)
-    shades = figures.groups(points, colour, _shades(colour, points), REST_COLOUR)
-    shown = {name: shade for name, (shade, _) in shades.items() if shade != REST_COLOUR or colour == "score"}
+    shaded = figures.groups(points, colour, _shades(found, colour, points), OTHERS)
+    shown = {name: shade for name, (shade, _) in shaded.items() if shade != OTHERS or colour == "score"}
     rows = figures.chart_rows(points, colour, shown, REST)
-    domain = {**shown, **({REST: REST_COLOUR} if len(shown) < len(shades) else {})}
+    domain = {**shown, **({REST: OTHERS} if len(shown) < len(shaded) else {})}
     return scatter(rows, x="x", y="y", value="value", part="kind", colours=domain, title=COLOURS[colour])
 
 
-def _shades(colour: str, points: Sequence[Placed]) -> Sequence[str]:
+def _shades(found: DatasetVersion, colour: str, points: Sequence[Placed]) -> Sequence[str]:
     """The colours of the values, in the values' order."""
     if colour == "score":
         present = {figures.score_of(point) for point in points}
         return [shade for name, shade in zip(figures.SCORES, SCORED, strict=True) if name in present]
     if colour == "kind":
         return (ACCENT, SECOND)
+    if colour == "label":
+        kept = shades(found.labels)
+        return [kept.get(name, OTHERS) for name in figures.groups(points, colour, (), OTHERS)]
     if colour == "split":
-        counted = figures.groups(points, colour, (), REST_COLOUR)
-        return [SPLITS.get(name, REST_COLOUR) for name in counted]
+        counted = figures.groups(points, colour, (), OTHERS)
+        return [SPLITS.get(name, OTHERS) for name in counted]
     return PALETTE
 
 
 def _panels(
-    points: Sequence[Placed], shades: Mapping[str, tuple[str, int]], colour: str, only: str, *, beside: bool
+    points: Sequence[Placed], shaded: Mapping[str, tuple[str, int]], colour: str, only: str, *, beside: bool
 ) -> list[Panel]:
     """The panels: all points in one, or seeds and rows side by side on the same axes."""
     placed = _placer(points)
@@ -134,7 +136,7 @@ def _panels(
         x, y = placed(point)
         dot = Dot(point.id, point.kind == "seed", x, y, f"{point.label or 'no label'}: {point.text}",
                   bool(only) and value != only)  # fmt: skip
-        dots[point.kind].setdefault(shades[value][0], []).append(dot)
+        dots[point.kind].setdefault(shaded[value][0], []).append(dot)
     rows, seeds = (list(reversed(dots[kind].items())) for kind in ("row", "seed"))
     if beside:
         return [Panel("seeds", seeds), Panel("rows", rows)]

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from graft.dashboard.context import Form, Page, PageContext, context_of, posted
+from graft.dashboard.context import Form, Page, PageContext, context_of, posted, shades_of
 from graft.dashboard.door import clean, remember
 from graft.dashboard.queues import Ask
 from graft.data.versions import version, versions
@@ -66,7 +66,8 @@ def _page(request: Request, query: Mapping[str, str], clash: Mapping[str, str] |
         others=[] if ask.blind else others, mine=[edit for edit in others if edit.by == ask.by],
         labels=_labels(context, found), gates=gates(context.lake, found) if ask.rule == "gate" else (),
         progress=progress(context.lake, found), query=_query(ask), done=_done(context, query.get("done", "")),
-        clash=clash, view=view, fields=fields, seen=_seen(others, ask), token=secrets.token_hex(12),
+        clash=clash, view=view, shades=shades_of(found.labels, [view]),
+        fields=fields, seen=_seen(others, ask), token=secrets.token_hex(12),
         waiting=[run for run in waiting(context.home) if run.dataset == found.ref],
     )  # fmt: skip
 

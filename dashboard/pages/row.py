@@ -9,7 +9,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from graft.dashboard.context import Page, PageContext, context_of, shown
+from graft.dashboard.context import Page, PageContext, context_of, shades_of, shown
 from graft.dashboard.figures import Rows
 from graft.dashboard.figures import rows as figures
 from graft.dashboard.figures.map import placed
@@ -18,6 +18,7 @@ from graft.dashboard.tables import attachment
 from graft.data.explain import explain
 from graft.data.provenance import prov
 from graft.data.versions import version
+from graft.schemas.display import of_data
 from graft.schemas.errors import GraftError, NotFound
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def row(request: Request) -> Response:
         near_note=note, hidden=history["restricted"] and request.query_params.get("show") != "1", held=held,
         review=review if any(page.path == "/review" for page in context.pages) else "", at=address,
         telling=telling, quiet=[gate for gate in history["gates"] if gate not in telling],
+        shades=_shades(context, held, history),
     )  # fmt: skip
 
 
@@ -79,6 +81,15 @@ def provenance(request: Request) -> Response:
 def address(row_id: str, more: str = "") -> str:
     """The address of a row's page. An imported id may hold any character."""
     return f"/rows/{quote(row_id, safe='')}{more}"
+
+
+def _shades(context: PageContext, held: list[str], history: dict[str, Any]) -> dict[str, str]:
+    """The colours of the labels of the newest version that holds the row."""
+    try:
+        labels = version(context.lake, held[-1]).labels if held else {}
+    except NotFound:
+        labels = {}  # deleted meanwhile
+    return shades_of(labels, [of_data(history["view"])])
 
 
 def _rejected_for(context: PageContext, history: dict[str, Any]) -> str:

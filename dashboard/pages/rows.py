@@ -15,7 +15,7 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-from graft.dashboard.context import Page, PageContext, context_of
+from graft.dashboard.context import Page, PageContext, context_of, shades_of
 from graft.dashboard.figures import Rows
 from graft.dashboard.figures import rows as figures
 from graft.dashboard.figures.filters import FILTERS, LONGEST, SORTS, Filter, RowQuery, row_query, too_long
@@ -86,6 +86,7 @@ def rows(request: Request) -> Response:
         version=found, refs=refs, row_query=wanted, listed=listed, within=within, page=page, meaning=meaning,
         pages=max(1, -(-listed.total // SIZE)), problems=problems, sorts=SORTS, longest=LONGEST,
         filters=[(one, _choices(context, found, within, one)) for one in FILTERS if _offered(one, wanted)],
+        shades=shades_of(found.labels if found else {}, (one["view"] for one in listed.rows)),
         chips=_chips(kept), link=_linker(kept), judged=wanted.judged,
     )  # fmt: skip
 
@@ -109,7 +110,8 @@ def first_rows(context: PageContext, found: DatasetVersion, given: QueryParams) 
         "link": _linker(_kept(found, wanted, "", ""))(),
     }
     choices = [(one, _choices(context, found, within, one)) for one in offered]
-    return {"first": first, "filters": choices, "row_query": wanted, "problems": wanted.problems, "longest": LONGEST}
+    return {"first": first, "filters": choices, "row_query": wanted, "problems": wanted.problems, "longest": LONGEST,
+            "shades": shades_of(found.labels, (one["view"] for one in some))}  # fmt: skip
 
 
 def _add_views(found: Rows, task: Task) -> None:
