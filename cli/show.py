@@ -134,7 +134,8 @@ def print_table(one: Table, *, tight: bool = False) -> None:
         for row, line in zip(one.rows, cells, strict=True):
             line.append(one_line(column.text(row)))
             if barred:
-                line.append("█" * round(BAR * (row[column.key] or 0.0) / one.longest(column)))
+                share = row[column.key] / one.longest(column) if column.barred(row) else 0.0
+                line.append("█" * round(BAR * share))
     if one.rows:
         right = tuple(column.title for column in one.columns if column.right)
         table(one_line(one.title), heads, cells, right=right, tight=tight)

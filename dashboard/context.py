@@ -24,7 +24,7 @@ from graft.dashboard.reports import Reports, StaleCache
 from graft.dashboard.tables import table_csv
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.money import money
-from graft.schemas.sections import Table, ago, ahead, number, seconds, share, spelled
+from graft.schemas.sections import FEW, Table, ago, ahead, number, seconds, share, spelled
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
@@ -154,6 +154,7 @@ class PageContext:
             trim_blocks=True, lstrip_blocks=True,
         )  # fmt: skip
         templates.filters.update(FILTERS)
+        templates.globals["FEW"] = FEW
         pen, plan = Pen(home), StaleCache(lambda: _overview(home))
         with Lake.open(home, read_only=True, memory=MEMORY) as lake:
             reports = Reports(lake)

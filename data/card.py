@@ -167,9 +167,12 @@ def funnel_table(reasons: Sequence[tuple[str, str, int]]) -> Table:
     total = sum(count for _, _, count in reasons) or 1
     columns = (
         Column("status", "end"), Column("reason", "reason"), Column("rows", "rows", "number"),
-        Column("share", "share", "share"),
+        Column("share", "share", "share", of="total"),
     )  # fmt: skip
-    rows = [{"status": one, "reason": why, "rows": count, "share": count / total} for one, why, count in reasons]
+    rows = [
+        {"status": one, "reason": why, "rows": count, "share": count / total, "total": total}
+        for one, why, count in reasons
+    ]
     return Table("funnel", "", columns, rows)
 
 

@@ -64,11 +64,11 @@ svg line { stroke: var(--soft); stroke-dasharray: 3 3; }
 <tbody>
 {% for row in table.rows %}
 <tr>{% for column in table.columns %}<td{% if column.right %} class="right"{% endif %}>
-{{- column.text(row) | spelled }}</td>{% if column.bar %}<td>
+{{- column.text(row) | spelled }}</td>{% if column.bar %}<td>{% if not column.few(row) %}
 <svg role="img" aria-label="{{ column.title | spelled }}" width="170" height="18">
 <rect x="0" y="3" width="{{ width(table, column, row, column.key) }}" height="12"></rect>
 {% if column.mark and row[column.mark] is not none %}{% set at = width(table, column, row, column.mark) %}
-<line x1="{{ at }}" x2="{{ at }}" y1="0" y2="18"></line>{% endif %}</svg></td>{% endif %}{% endfor %}</tr>
+<line x1="{{ at }}" x2="{{ at }}" y1="0" y2="18"></line>{% endif %}</svg>{% endif %}</td>{% endif %}{% endfor %}</tr>
 {% endfor %}
 </tbody>
 </table>

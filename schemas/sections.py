@@ -32,6 +32,8 @@ HIDDEN = "(restricted)"
 """Replaces the words of restricted rows unless they are requested."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """Beginnings of a cell that a spreadsheet runs as a formula."""
+FEW = 20
+"""Decisions below which a share is shown as its count, without a percentage or a chart."""
 RIGHT: tuple[Kind, ...] = ("number", "change", "figure", "figure_change", "share", "money", "seconds")
 """Kinds whose cells are aligned to the right."""
 
@@ -46,6 +48,7 @@ class Fact:
         digits: decimal places of a number or a percentage (0 for a share: one place)
         local: for money: whether only models on this machine made the calls
         least: for money that is not known: the sum of its known parts
+        of: for a share: the number of decisions that it is of
     """
 
     name: str
@@ -54,13 +57,14 @@ class Fact:
     digits: int = 0
     local: bool = False
     least: float | None = None
+    of: int | None = None
 
     @property
     def text(self) -> str:
         """The value as it is shown."""
         if self.kind == "money":
             return money(self.value, self.local, self.least)
-        return readable(self.value, self.kind, self.digits)
+        return share(self.value, of=self.of) if self.of is not None else readable(self.value, self.kind, self.digits)
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,9 @@ class Column:
         link: key of a row's value that holds an address of the dashboard, used by pages only
         bar: True to draw a share or number as a bar beside it
         mark: key of a value that is marked on the bar, such as the one expected
+        of: key of the number of decisions that a share is of: of fewer than `FEW` the cell shows the count
+        measured: key of the number of decisions behind a value that is no count, such as the end of an interval: with
+            fewer than `FEW` it is not shown
     """
 
     key: str
@@ -85,6 +92,8 @@ class Column:
     link: str = ""
     bar: bool = False
     mark: str = ""
+    of: str = ""
+    measured: str = ""
 
     @property
     def right(self) -> bool:
@@ -96,7 +105,18 @@ class Column:
         if self.kind == "money":
             least = row.get("least_usd") if self.key == "price_usd" else None
             return money(row[self.key], bool(row.get("local")), least)
+        if self.few(row):
+            return share(row[self.key], of=row[self.of]) if self.of else "–"
         return readable(row[self.key], self.kind, self.digits)
+
+    def few(self, row: Mapping[str, Any]) -> bool:
+        """True if the value is of fewer than `FEW` decisions."""
+        behind = self.of or self.measured
+        return bool(behind) and row[behind] is not None and row[behind] < FEW
+
+    def barred(self, row: Mapping[str, Any]) -> bool:
+        """True if the cell has a bar."""
+        return self.bar and row[self.key] is not None and not self.few(row)
 
     def rank(self, row: Mapping[str, Any]) -> str:
         """The sort key of a page: the bare number or moment; empty for texts and unknown values."""
@@ -216,9 +236,11 @@ def number(value: float | int | None, digits: int = 0) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
-def share(value: float | None, digits: int = 1) -> str:
-    """A share (0 to 1) as a percentage; a dash if it is not known."""
-    return "–" if value is None else f"{value:.{digits}%}"
+def share(value: float | None, digits: int = 1, of: int | None = None) -> str:
+    """A share (0 to 1) as a percentage; a dash if it is not known. `of` fewer than `FEW` it is a count: 3 of 7."""
+    if value is None:
+        return "–"
+    return f"{round(value * of):,} of {of:,}" if of is not None and of < FEW else f"{value:.{digits}%}"
 
 
 def disk_size(count: int) -> str:

@@ -28,13 +28,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GRAFT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "160")
     rows = [
-        Row(id=f"c_{i}", text=f"{EVIL} where is parcel {i // 2}", label="a" if i < 9 else EVIL, split="train",
+        Row(id=f"c_{i}", text=f"{EVIL} where is parcel {i // 2}", label="a" if i < 18 else EVIL, split="train",
             restricted=i == 0)
-        for i in range(10)
+        for i in range(20)
     ]  # fmt: skip
     with Lake.open(Home.find()) as lake:
         publish(lake, run=RUN, rows=rows, models={}, seeds=0, card="", origin="import")
-        publish(lake, run=RUN, rows=rows[:8], models={}, seeds=0, card="")
+        publish(lake, run=RUN, rows=rows[:16], models={}, seeds=0, card="")
     return tmp_path
 
 
@@ -48,7 +48,7 @@ def ask(*words: str) -> str:
 
 def test_tables_bars_and_verdicts(home: Path) -> None:
     output = ask("shop@1", "--no-embed")
-    assert "shop@1: 10 rows" in output and "█" * 20 in output and "█" * 21 not in output
+    assert "shop@1: 20 rows" in output and "█" * 20 in output and "█" * 21 not in output
     assert "under half of their share: [red]|<b>" in output.replace("\n", " ") and "\x1b" not in output
     assert "50.0% of rows repeat another's text" in output
     assert "not known: turned off by --no-embed" in output and "an import: no model made" in output
@@ -75,7 +75,7 @@ def test_gold_and_html(home: Path) -> None:
     gold, page = home / "gold.csv", home / "report.html"
     gold.write_text("id,text,label\nc_1,,a\nc_2,,b\n", encoding="utf-8")
     output = ask("shop", "--no-embed", "--gold", str(gold), "--html", str(page))
-    assert "50.0% of labels differ from the gold labels" in output and "wrote" in output
+    assert "1 of 2 labels differ from the gold labels" in output and "wrote" in output
     text = page.read_text(encoding="utf-8")
     assert text.startswith("<!doctype html>") and "Against gold" in text and "<b>" not in text
     with pytest.raises(GraftError, match="cannot be written"):

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browsing import AT, LABELS, call, candidate, fill, run_of, serving, visiting
+from playwright.sync_api import Browser, expect
 
 import graft.dashboard as static
 from graft.dashboard.charts import OTHERS, PALETTE, REST, shades
 from graft.dashboard.charts.shapes import stacked_days
+from graft.data.card import table_markdown
+from graft.data.lake import Lake
+from graft.data.scores import compare, find_student, gain_of
+from graft.data.scores.answers import keep
+from graft.data.sections_html import render
+from graft.data.versions import publish, version
+from graft.schemas.datasets import Row
+from graft.schemas.home import Home
+from graft.schemas.sections import Column, Fact, Section, Table, share
+from graft.schemas.students import Student, StudentSettings
+from graft.students.evaluate import evaluate
 
 EYES = {
     "normal": np.eye(3),
@@ -26,6 +40,48 @@ EYES = {
 Vision Deficiency", IEEE TVCG 15(6), 2009, table 1."""
 GROUNDS = re.findall(r"--(?:ground|card): (#\w{6})", (Path(static.__file__).parent / "static/graft.css").read_text())
 """Backgrounds of page and panel, light and dark."""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """The common lake, and `few`: seven rows of nine candidates, with students judged on ten rows."""
+    made = Home(tmp_path_factory.mktemp("look"))
+    fill(made)
+    run = run_of("few", "run2").model_copy(update={"counts": {"opened": 9, "accepted": 7}})
+    ended = [candidate(n, n < 7).model_copy(update={"id": f"c_few{n}", "text": f"few {n}", "restricted": False})
+             for n in range(9)]  # fmt: skip
+    rows = [Row(id=one.id, text=one.text, label=one.label, split="train") for one in ended[:7]]
+    with Lake.open(made) as lake:
+        lake.save_run(run)
+        moved = [one.model_copy(update={"slot": one.slot.model_copy(update={"run_id": "run2"})}) for one in ended]
+        lake.commit("run2", "b1", moved, [call(n).model_copy(update={"run_id": "run2"}) for n in range(9)])
+        publish(lake, run=run, rows=rows, models={}, seeds=2, card="# few")
+        judge_few(made, lake)
+    return made
+
+
+def judge_few(home: Home, lake: Lake) -> None:
+    """Two students of `few`, right on 6 and on 8 of ten rows."""
+    held_out = [(f"held-out {n}", LABELS[n % 2]) for n in range(10)]
+    for name, number, wrong in (("st_few_seeds", None, 4), ("st_few_1", 1, 2)):
+        student = Student(
+            id=name, dataset="few", version=number, trained_on="version" if number else "seeds",
+            settings=StudentSettings(), encoder_revision="1", train_rows=7, device="cpu", seconds=1.0,
+            path=f"students/{name}", created_at=AT,
+        )  # fmt: skip
+        given = [LABELS[(n + (n < wrong)) % 2] for n in range(10)]
+        odds = [[0.8, 0.2] if one == "price" else [0.3, 0.7] for one in given]
+        judged = evaluate(given, held_out, LABELS, student_id=name, test_file="few.csv", probabilities=odds)
+        lake.save_student(student)
+        lake.save_evaluation(judged)
+        (home.root / student.path).mkdir(parents=True)
+        keep(home.root / student.path, judged, held_out, given, odds)
+
+
+@pytest.fixture(scope="module")
+def address(home: Home) -> Iterator[str]:
+    with serving(home.root) as served:
+        yield served
 
 
 def linear(colour: str) -> np.ndarray:
@@ -75,3 +131,34 @@ def test_no_two_labels_share_a_colour_of_the_palette() -> None:
     drawn = stacked_days(rows, day="day", value="value", part="part", title="tokens")["encoding"]["color"]["scale"]
     assert len(drawn["domain"]) == len(set(drawn["range"])) == 8
     assert dict(zip(drawn["domain"], drawn["range"], strict=True))[REST] == OTHERS
+
+
+def test_a_share_of_fewer_than_twenty_is_a_count_wherever_it_is_shown() -> None:
+    assert (share(3 / 7, of=7), share(0.36, of=20), share(None, of=7)) == ("3 of 7", "36.0%", "–")
+    columns = (Column("share", "share", "share", bar=True, of="rows"), Column("low", "from", "share", measured="rows"))
+    table = Table("t", "Shares", columns, [{"share": 3 / 7, "low": 0.1, "rows": 7}, {"share": 0.4, "low": 0.2,
+                                                                                    "rows": 50}])  # fmt: skip
+    assert "| 3 of 7 | – |" in (card := table_markdown(table)) and "| 40.0% | 20.0% |" in card
+    page = render("t", "", [Section("s", "S", tables=(table,), facts=(Fact("yield", 3 / 7, "share", of=7),))])
+    assert page.count("3 of 7") == 2 and page.count("<rect") == 1 and "42.9%" not in page
+
+
+def test_a_verdict_on_few_rows_has_counts_alone(home: Home) -> None:
+    with Lake.open(home) as lake:
+        assert (told := gain_of(home, lake, version(lake, "few@1"))) is not None
+        assert told == ("student: 8 of 10 test rows right; seeds only: 6", False)
+        pair = compare(home, lake, *(find_student(lake, name) for name in ("st_few_seeds", "st_few_1")))
+    assert pair.verdict == "st_few_1 is right on 8 of 10 rows, st_few_seeds on 6"
+
+
+def test_no_page_of_few_decisions_has_a_percentage_or_a_chart(browser: Browser, address: str) -> None:
+    with visiting(browser) as (page, _):
+        for path in ("/datasets/few@1", "/datasets/few@1/quality", "/runs/run2", "/students?dataset=few"):
+            page.goto(address + path)
+            expect(page.get_by_text("being computed")).to_have_count(0, timeout=20_000)
+            cells = page.locator("main td, main dd, main li, main p").all_inner_texts()
+            few = [text for text in cells if re.search(r"\d%", text)]
+            assert not few and page.locator("main figure").count() == 0, (path, few)
+        page.goto(f"{address}/students/st_few_1?with=st_few_seeds")
+        told = page.locator("main").inner_text()
+        assert "8 of 10" in told and "is right on 8 of 10 rows" in told and "McNemar" not in told

@@ -312,7 +312,7 @@ def test_near_duplicates_of_a_larger_version(tmp_path: Path) -> None:
 
 def test_the_page_is_whole_and_inert(lake: Lake) -> None:
     evil = '<script>alert("x")</script>'
-    rows = [row(0, evil, evil), row(1, evil, evil), row(2, "{{ 7 * 7 }} plain", "b")]
+    rows = [row(0, evil, evil), row(1, evil, evil), *(row(n, f"{{{{ 7 * {n} }}}} plain", "b") for n in range(2, 20))]
     result = page(quality(lake, put(lake, "evil", rows), gold=[]))
     assert "<script" not in result and "&lt;script&gt;" in result and "prefers-color-scheme: dark" in result
     assert not re.findall(r"(?:src|href)=|url\(|https?://|@import", result)

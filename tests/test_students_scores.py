@@ -281,17 +281,17 @@ def truths(right: str) -> tuple[list[tuple[str, str]], list[str]]:
 
 def test_the_paired_test_by_hand_whatever_order_the_rows_came_in(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    rows, predicted = truths("+++" + "+" + "------")
+    rows, predicted = truths("+" * 13 + "+" + "------")
     a = kept(home, "st_a", rows, predicted)[1]
-    b = kept(home, "st_b", rows[::-1], truths("+++" + "-" + "++++++")[1][::-1])[1]
+    b = kept(home, "st_b", rows[::-1], truths("+" * 13 + "-" + "++++++")[1][::-1])[1]
     result = paired(a, b)
-    assert (result.both, result.only_a, result.only_b, result.neither) == (3, 1, 6, 0)
-    assert result.p_value == 2 * (1 + 7) / 2**7 and result.difference == 0.5 and result.accuracies == (0.4, 0.9)
-    assert result.verdict == "st_b is ahead of st_a by 50.0 points, which may be chance (p = 0.1250)"
+    assert (result.both, result.only_a, result.only_b, result.neither) == (13, 1, 6, 0)
+    assert result.p_value == 2 * (1 + 7) / 2**7 and result.difference == 0.25 and result.accuracies == (0.7, 0.95)
+    assert result.verdict == "st_b is ahead of st_a by 25.0 points, which may be chance (p = 0.1250)"
     assert paired(a, b) == result, "the same resamples each time"
-    c = kept(home, "st_c", rows, truths("+" * 10)[1])[1]
+    c = kept(home, "st_c", rows, truths("+" * 20)[1])[1]
     surely = paired(c, a)
-    assert surely.p_value == 2 / 2**6 and surely.verdict.startswith("st_c is better than st_a by 60.0 points (")
+    assert surely.p_value == 2 / 2**6 and surely.verdict.startswith("st_c is better than st_a by 30.0 points (")
     assert paired(a, a.__class__(**{**a.__dict__, "student_id": "st_z"})).verdict.endswith(
         "have the same prediction for every row"
     )

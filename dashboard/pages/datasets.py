@@ -24,7 +24,7 @@ from graft.data.versions import version, versions
 from graft.schemas.datasets import NOT_STATED, DatasetVersion, Run
 from graft.schemas.errors import GraftError
 from graft.schemas.money import is_local, models_of
-from graft.schemas.sections import Column, Table, number
+from graft.schemas.sections import FEW, Column, Table, number
 
 QUICK = 20_000
 """Rows up to which a quality report takes about a second."""
@@ -77,7 +77,9 @@ def _verdict(context: PageContext, found: DatasetVersion, run: Run | None, repor
     from graft.data.quality.view import ALPHA_DIGITS, LEAST_ALPHA
 
     lines = [line] if (line := gain_of(context.home, context.lake, found)) else []
-    if report is not None and report.reviews and report.reviews.alpha is not None:
+    if report is not None and report.reviews and report.reviews.candidates < FEW:
+        lines.append((f"{report.reviews.candidates} candidates reviewed", True))
+    elif report is not None and report.reviews and report.reviews.alpha is not None:
         alpha = report.reviews.alpha
         agree = alpha >= LEAST_ALPHA
         lines.append((f"reviewers {'agree' if agree else 'disagree'}: alpha {number(alpha, ALPHA_DIGITS)}", agree))
@@ -165,7 +167,7 @@ def draw_balance(context: PageContext, given: Mapping[str, str]) -> Spec | None:
         {"label": shown(row["label"]), "split": split, "rows": row[split]}
         for row in chosen for split in found.splits if row[split]
     ]  # fmt: skip
-    if not rows:
+    if found.rows < FEW or not rows:
         return None
     return dense(stacked(rows, category="label", value="rows", part="split", title="rows"), len(chosen))
 
@@ -175,7 +177,7 @@ def draw_lengths(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     found = version(context.lake, given.get("of", ""))
     field: figures.TextField = "response" if given.get("field") == "response" else "text"
     rows = _lengths(context, found, field)
-    if not rows:
+    if found.rows < FEW or not rows:
         return None
     return histogram(rows, part="split", title=f"characters of a {field}", colours=SPLITS)
 
@@ -210,7 +212,7 @@ def _balance_table(found: DatasetVersion, balance: list[dict[str, Any]], noun: s
     splits = tuple(Column(name, name, "number") for name in found.splits)
     columns = (
         Column("label", noun, link="link"), Column("rows", "rows", "number"),
-        Column("share", "share", "share", bar=True), *splits,
+        *((Column("share", "share", "share", bar=True),) if found.rows >= FEW else ()), *splits,
     )  # fmt: skip
     return Table("balance", "Balance", columns, rows)
 
@@ -226,11 +228,11 @@ def _ends(context: PageContext, found: DatasetVersion, of_runs: list[str]) -> Ta
     total = sum(row["rows"] for row in rows)
     for row in rows:
         kept = row["status"] == "accepted"
-        row["share"] = row["rows"] / total
+        row["share"], row["total"] = row["rows"] / total, total
         row["link"] = None if kept else rows_link(found, rejected="1", code=row["code"])
     columns = (
         Column("status", "end", "status"), Column("route", "by"), Column("code", "reason", "code", link="link"),
-        Column("rows", "candidates", "number"), Column("share", "share", "share", bar=True),
+        Column("rows", "candidates", "number"), Column("share", "share", "share", bar=True, of="total"),
     )  # fmt: skip
     more = f"of the {len(of_runs)} runs that made its rows; links open rows of the last run" if len(of_runs) > 1 else ""
     empty = "The lake has no candidates of it: its rows were imported, or the candidates are in another lake."
@@ -244,7 +246,7 @@ def _runs_table(context: PageContext, of_runs: list[str]) -> Table:
         row["local"] = (run := context.lake.run(row["run_id"])) is not None and run.local
     columns = (
         Column("run_id", "run", link="link"), Column("candidates", "candidates", "number"),
-        Column("accepted", "accepted", "number"), Column("share", "yield", "share"),
+        Column("accepted", "accepted", "number"), Column("share", "yield", "share", of="candidates"),
         Column("price_usd", "price", "money"), Column("started_at", "started", "ago"),
     )  # fmt: skip
     return Table("runs", "Runs that made its rows", columns, rows)
@@ -284,12 +286,14 @@ def _students_table(context: PageContext, found: DatasetVersion) -> Table:
     page = "/students/{student_id}" in {one.path for one in context.pages}
     judged = [one.model_dump() for one in leaderboard(context.lake, found.dataset) if one.version == found.version]
     for row in judged:
-        row["between"] = "–".join(f"{end:.1%}" for end in row["interval"])
+        row["between"] = "–".join(f"{end:.1%}" for end in row["interval"]) if row["rows"] >= FEW else "–"
         row["link"] = f"/students/{quote(row['student_id'], safe='')}" if page else None
     columns = (
         Column("student_id", "student", "code", link="link"), Column("test_file", "evaluated on"),
-        Column("rows", "rows", "number"), Column("accuracy", "accuracy", "share"), Column("between", "95% interval"),
-        Column("macro_f1", "macro F1", "share"), Column("gain", "over seeds only", "share"),
+        Column("rows", "rows", "number"), Column("accuracy", "accuracy", "share", of="rows"),
+        Column("between", "95% interval"),
+        Column("macro_f1", "macro F1", "share", measured="rows"),
+        Column("gain", "over seeds only", "share", measured="rows"),
         Column("encoder", "encoder"), Column("train_rows", "training rows", "number"),
         Column("seconds", "training", "seconds"), Column("created_at", "trained", "ago"),
     )  # fmt: skip

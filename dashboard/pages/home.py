@@ -13,6 +13,7 @@ from graft.dashboard.context import Page, PageContext, context_of
 from graft.dashboard.figures import datasets as figures
 from graft.data.versions import version
 from graft.schemas.live import read_live, so_far
+from graft.schemas.sections import FEW
 
 if TYPE_CHECKING:
     from graft.data.quality import Quality
@@ -68,6 +69,8 @@ def _glance(context: PageContext, row: dict[str, Any]) -> Any:
 
 def _figures(report: Quality) -> list[tuple[str, float | None, float | None]]:
     """Name, value, and change since the previous version (None: no previous version)."""
+    if report.rows < FEW:
+        return []
     drift = report.drift
     now = report.wording.distinct_2 if drift is None else drift.distinct_2
     before = drift.distinct_2_before if drift else None

@@ -18,7 +18,7 @@ from graft.dashboard.pages.datasets import rows_link
 from graft.dashboard.tables import Part
 from graft.data.versions import version
 from graft.schemas.datasets import DatasetVersion
-from graft.schemas.sections import Column, Section, Table
+from graft.schemas.sections import FEW, Column, Section, Table
 
 if TYPE_CHECKING:
     from graft.data.quality.model import Reviews
@@ -120,8 +120,9 @@ def _adjudicated_table(counted: figures.JudgementFigures | None) -> Table:
     columns = (
         Column("label", "label"), Column("candidates", "candidates", "number"),
         Column("adjudicated", "to the adjudicator", "number"),
-        Column("adjudicated_share", "share", "share", bar=True), Column("overturned", "rejected by it", "number"),
-        Column("overturned_share", "share of those", "share", bar=True),
+        Column("adjudicated_share", "share", "share", bar=True, of="candidates"),
+        Column("overturned", "rejected by it", "number"),
+        Column("overturned_share", "share of those", "share", bar=True, of="adjudicated"),
     )  # fmt: skip
     empty = "No candidate went to an adjudicator: reviewers agreed, or the method has no adjudicator."
     return Table("adjudicated", "Adjudications", columns, counted.labels if counted else (), empty=empty)
@@ -158,7 +159,7 @@ def draw_bias(context: PageContext, given: Mapping[str, str]) -> Spec | None:
 def draw_scores(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`of`: the version. Candidates by mean score and outcome."""
     counted = _judged(context, version(context.lake, given.get("of", "")))
-    if counted is None or not counted.scores:
+    if counted is None or sum(row["rows"] for row in counted.scores) < FEW:
         return None
     return histogram(
         counted.scores, part="status", title="mean score", y_title="candidates", colours=ENDS, ends=(0, 10)
@@ -168,7 +169,7 @@ def draw_scores(context: PageContext, given: Mapping[str, str]) -> Spec | None:
 def draw_relabelled(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`of`: the version. Rows by intended and final label if they differ; of many labels the most frequent."""
     counted = _judged(context, version(context.lake, given.get("of", "")))
-    if counted is None or not counted.relabels:
+    if counted is None or not counted.relabels or counted.meant < FEW:
         return None
     names = _busiest(counted.relabels)
     rows = {(row["intended"], row["label"]): row["rows"] for row in counted.relabels}

@@ -14,7 +14,7 @@ from graft.dashboard.charts.shapes import intervals
 from graft.dashboard.context import Chart, Form, Page, PageContext, Spec, context_of, posted
 from graft.data.versions import version
 from graft.schemas.errors import GraftError
-from graft.schemas.sections import Column, Table
+from graft.schemas.sections import FEW, Column, Table
 
 if TYPE_CHECKING:
     from graft.data.review import AgainstPeople, Progress, Standing
@@ -92,6 +92,7 @@ def draw_judges(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     every = judges_table(_measured(context, given.get("of", ""))).rows
     rows = [{**one, "judge": f"{one['name']} ({one['kind']})"} for one in every
             if one["kind"] != "gate" or one["accepted"] < one["rows"]]  # fmt: skip
+    rows = [one for one in rows if one["rows"] >= FEW]
     if not rows:
         return None
     return intervals(rows, category="judge", value="share", low="low", high="high", title="agrees with people")

@@ -17,7 +17,7 @@ from graft.schemas.datasets import NOT_STATED
 from graft.schemas.errors import GraftError
 from graft.schemas.live import read_live, so_far
 from graft.schemas.money import models_of
-from graft.schemas.sections import Column, Table
+from graft.schemas.sections import FEW, Column, Table
 
 if TYPE_CHECKING:
     from graft.data.query_cache import QueryCache
@@ -162,7 +162,7 @@ def _steps(found: Run, funnel: Rows) -> list[dict[str, Any]]:
         ("published", found.counts.get("published")),
     ]  # fmt: skip
     return [
-        {"step": name, "rows": rows, "share": rows / total if total else None}
+        {"step": name, "rows": rows, "share": rows / total if total >= FEW else None}
         for name, rows in steps
         if rows is not None and (rows or name not in ("adjudicated", "rejected by gates"))
     ]
@@ -171,11 +171,11 @@ def _steps(found: Run, funnel: Rows) -> list[dict[str, Any]]:
 def _ends(found: Run, funnel: Rows) -> Table:
     total = sum(row["rows"] for row in funnel) or 1
     rows = [
-        {**row, "share": row["rows"] / total, "href": _rows_of(found, row)} for row in funnel
+        {**row, "share": row["rows"] / total, "total": total, "href": _rows_of(found, row)} for row in funnel
     ]  # fmt: skip
     columns = (
         Column("status", "end", "status"), Column("route", "by"), Column("code", "reason", link="href"),
-        Column("rows", "candidates", "number"), Column("share", "share", "share", bar=True),
+        Column("rows", "candidates", "number"), Column("share", "share", "share", bar=True, of="total"),
     )  # fmt: skip
     return Table("funnel", "Candidates by outcome", columns, rows, empty="No candidate has ended yet.")
 
@@ -262,8 +262,9 @@ def _rows(cache: QueryCache, run: Run, query: str) -> Rows:
 
 def draw_calls(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`of`: the run. Calls answered over time."""
-    rows = [{"seconds": one.seconds, "calls": one.calls} for one in _stretches(context, given)]
-    if len(rows) < 2:
+    some = _stretches(context, given)
+    rows = [{"seconds": one.seconds, "calls": one.calls} for one in some]
+    if len(rows) < 2 or sum(one.candidates for one in some) < FEW:
         return None
     return line(rows, x="seconds", y="calls", x_title="seconds since the first call", y_title="calls answered")
 
@@ -271,6 +272,8 @@ def draw_calls(context: PageContext, given: Mapping[str, str]) -> Spec | None:
 def draw_yield(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`of`: the run. Share of candidates accepted so far, over time."""
     known = [one for one in _stretches(context, given) if one.yield_so_far is not None]
+    if sum(one.candidates for one in known) < FEW:
+        return None
     rows = [{"seconds": one.seconds, "share": one.yield_so_far} for one in known]
     if len(rows) < 2:
         return None
@@ -281,7 +284,7 @@ def draw_price(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`of`: the run. Price of an accepted row so far, if prices are known and not all zero."""
     known = [one for one in _stretches(context, given) if one.row_price_so_far]
     rows = [{"seconds": one.seconds, "usd": one.row_price_so_far} for one in known]
-    if len(rows) < 2:
+    if len(rows) < 2 or sum(one.candidates for one in known) < FEW:
         return None
     return line(
         rows, x="seconds", y="usd", x_title="seconds since the first call", y_title="US dollars for a row so far"
@@ -292,7 +295,7 @@ def draw_funnel(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`of`: the run. Candidates that passed each step."""
     found = context.lake.run(given.get("of", ""))
     steps = _steps(found, _funnel(context.cache, found)) if found else []
-    return bars(steps, category="step", value="rows", title="candidates") if steps and steps[0]["rows"] else None
+    return bars(steps, category="step", value="rows", title="candidates") if steps and steps[0]["rows"] >= FEW else None
 
 
 PAGES = (

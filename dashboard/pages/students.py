@@ -13,7 +13,7 @@ from starlette.responses import Response
 from graft.dashboard.charts.shapes import heat, intervals, lines, reliability
 from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of
 from graft.schemas.errors import GraftError, NotFound
-from graft.schemas.sections import Column, Table
+from graft.schemas.sections import FEW, Column, Table
 
 if TYPE_CHECKING:
     from graft.data.scores import Answers, Paired, SliceScore
@@ -160,7 +160,7 @@ def _chosen(judged: list[Evaluation], digest: str) -> Evaluation:
 
 def _others(context: PageContext, found: Student, chosen: Evaluation) -> list[dict[str, Any]]:
     query = """
-        SELECT s.id, s.dataset, s.version, e.accuracy
+        SELECT s.id, s.dataset, s.version, e.accuracy, e.rows
         FROM lake.evaluations e JOIN lake.students s ON s.id = e.student_id
         WHERE e.test_hash = ? AND s.id <> ? ORDER BY e.accuracy DESC, s.id LIMIT 100"""
     return list(context.lake.query(query, [chosen.test_hash, found.id]))
@@ -185,8 +185,9 @@ def sentence(error: GraftError) -> str:
 
 def _classes(chosen: Evaluation) -> Table:
     columns = (
-        Column("label", "label"), Column("precision", "precision", "share"), Column("recall", "recall", "share"),
-        Column("f1", "F1", "share", bar=True), Column("support", "rows", "number"),
+        Column("label", "label"), Column("precision", "precision", "share", measured="support"),
+        Column("recall", "recall", "share", of="support"),
+        Column("f1", "F1", "share", bar=True, measured="support"), Column("support", "rows", "number"),
     )  # fmt: skip
     return Table("classes", "Labels", columns, [one.model_dump() for one in chosen.classes])
 
@@ -200,8 +201,8 @@ def _slices(slices: list[SliceScore], found_answers: Answers | None) -> Table:
     ]  # fmt: skip
     columns = (
         Column("kind", "by"), Column("name", "slice", link="href"), Column("rows", "rows", "number"),
-        Column("accuracy", "right", "share", bar=True), Column("low", "95% from", "share"),
-        Column("high", "to", "share"), Column("missed", "wrong", "number"),
+        Column("accuracy", "right", "share", bar=True, of="rows"), Column("low", "95% from", "share", measured="rows"),
+        Column("high", "to", "share", measured="rows"), Column("missed", "wrong", "number"),
         Column("which", "wrong rows of the file, most confident first"),
     )  # fmt: skip
     note = (
@@ -213,8 +214,10 @@ def _slices(slices: list[SliceScore], found_answers: Answers | None) -> Table:
 def _teachers(rows: list[dict[str, Any]], found: Student) -> Table:
     columns = (
         Column("model", "teacher"), Column("shots", "shots", "number"), Column("rows", "test rows", "number"),
-        Column("teacher_accuracy", "teacher", "share"), Column("student_accuracy", "student", "share"),
-        Column("gap", "student minus teacher", "share"), Column("teacher_p50_s", "teacher, median", "seconds"),
+        Column("teacher_accuracy", "teacher", "share", of="rows"),
+        Column("student_accuracy", "student", "share", of="rows"),
+        Column("gap", "student minus teacher", "share", measured="rows"),
+        Column("teacher_p50_s", "teacher, median", "seconds"),
         Column("student_p50_s", "student, median", "seconds"),
         Column("teacher_usd_per_1000", "teacher, 1,000 texts", "money"), Column("student_price", "student"),
     )  # fmt: skip
@@ -245,7 +248,7 @@ def draw_board(context: PageContext, given: Mapping[str, str]) -> Spec | None:
         {"name": f"{one.student_id[:14]} ({one.learned_from})", "accuracy": one.accuracy, "low": one.interval[0],
          "high": one.interval[1]}
         for one in leaderboard(context.lake, given.get("dataset") or None)
-        if one.test_hash == given.get("test") and one.interval
+        if one.test_hash == given.get("test") and one.interval and one.rows >= FEW
     ][:20]  # fmt: skip
     if len(rows) < 2:
         return None
@@ -288,7 +291,7 @@ def draw_reliability(context: PageContext, given: Mapping[str, str]) -> Spec | N
     from graft.data.scores import reliability as bins_of
 
     found_answers = answers(context.home, find_student(context.lake, given.get("of", "")), given.get("test", ""))
-    if found_answers is None:
+    if found_answers is None or found_answers.rows < FEW:
         return None
     rows = [
         {"confidence": one.confidence, "accuracy": one.accuracy, "rows": one.rows}
@@ -304,7 +307,7 @@ def draw_confusion(context: PageContext, given: Mapping[str, str]) -> Spec | Non
 
     judged = context.lake.evaluations(find_student(context.lake, given.get("of", "")).id)
     chosen = next((one for one in judged if one.test_hash == given.get("test")), None)
-    if chosen is None or not chosen.confusion:
+    if chosen is None or not chosen.confusion or chosen.rows < FEW:
         return None
     worst = sorted(range(len(chosen.labels)), key=lambda at: -_off(chosen, at))[:MOST_LABELS]
     kept = [at for at in range(len(chosen.labels)) if at in set(worst)]

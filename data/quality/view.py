@@ -11,7 +11,7 @@ from typing import Any
 from graft.data.quality.model import Balance, LabelYield, ModelYield, Quality, Spread
 from graft.data.quality.shape import section as shape_section
 from graft.data.sections_html import render
-from graft.schemas.sections import Column, Fact, Section, Table, number, one_line, share
+from graft.schemas.sections import FEW, Column, Fact, Section, Table, number, one_line, share
 
 UNDER_SHARE = 0.5
 """A label is thin below this fraction of its expected share."""
@@ -72,6 +72,11 @@ def _section(
     return Section(name, title, "; ".join(found) or usual, facts, tables, notes, unusual=bool(found))
 
 
+def _part(value: float, of: int, noun: str = "rows") -> str:
+    """36.0% of rows, or 3 of 7 rows."""
+    return f"{share(value, of=of)}{' of' if of >= FEW else ''} {noun}"
+
+
 def _numbers(*columns: tuple[str, str], digits: int = 0) -> tuple[Column, ...]:
     return tuple(Column(key, title, "number", digits) for key, title in columns)
 
@@ -89,10 +94,10 @@ def _balance(report: Quality) -> Section:
         Fact("entropy (bits)", balance.entropy, "number", 3),
         Fact("evenness", balance.evenness, "number", 3),
     )
-    columns = (
-        Column("label", "label"), Column("rows", "rows", "number"),
-        Column("share", "share", "share", bar=True, mark="expected"), Column("expected", "expected", "share"),
-    )  # fmt: skip
+    columns: tuple[Column, ...] = (Column("label", "label"), Column("rows", "rows", "number"))
+    if report.rows >= FEW:
+        shares = Column("share", "share", "share", bar=True, mark="expected"), Column("expected", "expected", "share")
+        columns = (*columns, *shares)
     labels = Table("quality-labels", "labels", columns, [one.model_dump() for one in balance.labels])
     usual = "every label has its share, within half and double"
     return _section(report, "balance", "Balance", _unbalanced(balance), usual, facts, (labels,))
@@ -148,16 +153,16 @@ def _duplicates(report: Quality) -> Section:
     repeats = report.duplicates
     facts = (
         Fact("rows that repeat another's text", repeats.exact_rows, "number"),
-        Fact("exact duplicates", repeats.exact, "share"),
-        Fact(f"rows with a near duplicate (Jaccard {repeats.threshold:g})", repeats.near, "share"),
+        Fact("exact duplicates", repeats.exact, "share", of=report.rows),
+        Fact(f"rows with a near duplicate (Jaccard {repeats.threshold:g})", repeats.near, "share", of=report.rows),
     )
     rows = [{"rows": one.rows, "text": _short(one.text)} for one in repeats.repeated]
     shown = (Table("quality-repeated", "most repeated", (*_numbers(("rows", "rows")), Column("text", "text")), rows),)
     found = []
     if repeats.exact > EXACT:
-        found.append(f"{share(repeats.exact)} of rows repeat another's text")
+        found.append(f"{_part(repeats.exact, report.rows)} repeat another's text")
     if repeats.near is not None and repeats.near > NEAR:
-        found.append(f"{share(repeats.near)} of rows have a near duplicate")
+        found.append(f"{_part(repeats.near, report.rows)} have a near duplicate")
     return _section(report, "duplicates", "Duplicates", found, "few rows repeat others", facts, shown if rows else ())
 
 
@@ -177,7 +182,7 @@ def _meaning(report: Quality) -> Section:
         Fact("clusters", meaning.clusters, "number"),
         Fact("clusters of seeds that hold rows", meaning.seed_clusters_covered, "share"),
         Fact("clusters of rows that hold seeds", meaning.row_clusters_seeded, "share"),
-        Fact("rows nearly copied from a seed", meaning.copied, "share"),
+        Fact("rows nearly copied from a seed", meaning.copied, "share", of=meaning.rows),
     )
     shown = _spreads("quality-nearest", "distance", {"to the nearest seed": meaning.nearest_seed}, 3)
     found = []
@@ -186,7 +191,7 @@ def _meaning(report: Quality) -> Section:
     if meaning.seed_clusters_covered is not None and meaning.seed_clusters_covered < LEAST_COVERED:
         found.append(f"only {share(meaning.seed_clusters_covered)} of the seeds' clusters hold rows")
     if meaning.copied is not None and meaning.copied > MOST_COPIED:
-        found.append(f"{share(meaning.copied)} of rows are nearly copies of a seed")
+        found.append(f"{_part(meaning.copied, meaning.rows)} are nearly copies of a seed")
     return _section(report, "meaning", "Meaning", found, "rows cover the seeds' meanings", facts, (shown,))
 
 
@@ -196,8 +201,8 @@ def _reviews(report: Quality) -> Section:
         return _section(report, "reviews", "Reviewers")
     facts = (
         Fact("candidates", reviews.candidates, "number"),
-        Fact("accepted", reviews.accepted, "share"),
-        Fact("adjudicated", reviews.adjudicated, "share"),
+        Fact("accepted", reviews.accepted, "share", of=reviews.candidates),
+        Fact("adjudicated", reviews.adjudicated, "share", of=reviews.candidates),
         Fact("overturned by the adjudicator", reviews.overturned, "share"),
         Fact("relabelled", reviews.relabelled, "share"),
         Fact("alpha of scores", reviews.alpha, "number", ALPHA_DIGITS),
@@ -221,7 +226,7 @@ def _reviews(report: Quality) -> Section:
     if off:
         found.append(f"over a point off their panels: {_names(off)}")
     if reviews.adjudicated > MOST_ADJUDICATED:
-        found.append(f"{share(reviews.adjudicated)} went to the adjudicator")
+        found.append(f"{_part(reviews.adjudicated, reviews.candidates, 'candidates')} went to the adjudicator")
     return _section(report, "reviews", "Reviewers", found, "reviewers agree", facts, (shown,))
 
 
@@ -232,7 +237,7 @@ def _calibration(report: Quality) -> Section:
     facts = (
         Fact("entries of the gold file", against.gold, "number"),
         Fact("rows that it names", against.matched, "number"),
-        Fact("label accuracy", against.accuracy, "share"),
+        Fact("label accuracy", against.accuracy, "share", of=against.matched),
         Fact("confidence", against.by or None),
         Fact("calibration error (ECE)", against.ece, "number", 3),
         Fact("Brier score", against.brier, "number", 3),
@@ -240,12 +245,12 @@ def _calibration(report: Quality) -> Section:
     columns = (
         Column("low", "confidence from", "number", 1), Column("rows", "rows", "number"),
         Column("confidence", "mean confidence", "share"),
-        Column("accuracy", "accuracy", "share", bar=True, mark="confidence"),
+        Column("accuracy", "accuracy", "share", bar=True, mark="confidence", of="rows"),
     )  # fmt: skip
     bins = Table("quality-bins", "by confidence", columns, [one.model_dump() for one in against.bins])
     found = []
     if against.accuracy is not None and against.accuracy < LEAST_GOLD:
-        found.append(f"{share(1 - against.accuracy)} of labels differ from the gold labels")
+        found.append(f"{_part(1 - against.accuracy, against.matched, 'labels')} differ from the gold labels")
     if against.ece is not None and against.ece > MOST_ECE:
         found.append(f"confidence is off by {against.ece:.2f}")
     usual = "labels agree with the gold file" if against.matched else "the gold file names no row"
@@ -260,12 +265,12 @@ def _yields(report: Quality) -> Section:
     facts = (
         Fact("candidates", yields.candidates, "number"),
         Fact("accepted", yields.accepted, "number"),
-        Fact("yield", taken_share, "share"),
+        Fact("yield", taken_share, "share", of=yields.candidates),
         Fact("price of the calls", yields.price_usd, "money", local=yields.local, least=yields.least_usd),
         Fact("price of an accepted row", yields.row_price_usd, "money", local=yields.local),
     )
     counts = (Column("candidates", "candidates", "number"), Column("accepted", "accepted", "number"))
-    taken = (*counts, Column("yield", "yield", "share", bar=True))
+    taken = (*counts, Column("yield", "yield", "share", bar=True, of="candidates"))
     price = (Column("price_usd", "price", "money"), Column("row_price_usd", "a row", "money"))
     spending = (
         Column("role", "role"), Column("model", "model"),
@@ -279,7 +284,7 @@ def _yields(report: Quality) -> Section:
     )  # fmt: skip
     thin = [one.label for one in yields.labels if one.accepted < LEAST_YIELD * one.candidates]
     found = [f"under a fifth of candidates accepted: {_names(thin)}"] if thin else []
-    usual = f"{share(taken_share)} of candidates were accepted"
+    usual = f"{_part(taken_share, yields.candidates, 'candidates')} were accepted"
     return _section(report, "yields", "Yield and price", found, usual, facts, tables)
 
 

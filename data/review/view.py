@@ -27,7 +27,8 @@ def judges_table(judges: AgainstPeople) -> Table:
     """Judges, gates and decisions beside people's decisions."""
     columns = (
         Column("kind", "judge"), Column("name", "name"), Column("rows", "rows", "number"),
-        Column("share", "agrees", "share"), Column("low", "95% from", "share"), Column("high", "to", "share"),
+        Column("share", "agrees", "share", of="rows"), Column("low", "95% from", "share", measured="rows"),
+        Column("high", "to", "share", measured="rows"),
         Column("false_accepts", "false accepts", "number"), Column("false_rejects", "false rejects", "number"),
     )  # fmt: skip
     rows = [{**one.model_dump(), "low": one.interval[0], "high": one.interval[1]} for one in judges.judges]

@@ -169,10 +169,11 @@ def board_tables(standings: Sequence[Standing]) -> list[Table]:
     """
     columns = (
         Column("rank", "#", "number"), Column("student_id", "student", "code", link="href"),
-        Column("from", "from"), Column("accuracy", "accuracy", "share"),
-        Column("low", "95% from", "share"), Column("high", "to", "share"), Column("gain", "over seeds", "share"),
-        Column("macro_f1", "F1", "share"), Column("ece", "ECE", "share"), Column("auprc", "AUPRC", "share"),
-        Column("teacher_gap", "over teacher", "share"),
+        Column("from", "from"), Column("accuracy", "accuracy", "share", of="rows"),
+        Column("low", "95% from", "share", measured="rows"), Column("high", "to", "share", measured="rows"),
+        Column("gain", "over seeds", "share", measured="rows"), Column("macro_f1", "F1", "share", measured="rows"),
+        Column("ece", "ECE", "share", measured="rows"), Column("auprc", "AUPRC", "share", measured="rows"),
+        Column("teacher_gap", "over teacher", "share", measured="rows"),
         Column("train_rows", "rows", "number"), Column("seconds", "training time", "seconds"),
         Column("created_at", "made", "ago"),
     )  # fmt: skip

@@ -13,6 +13,7 @@ from graft.data.scores.board import leaderboard
 from graft.schemas.base import Value
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.home import Home
+from graft.schemas.sections import FEW
 from graft.schemas.shown import Shown
 from graft.schemas.students import Evaluation, Student
 
@@ -123,6 +124,9 @@ def gain_of(home: Home, lake: Lake, found: DatasetVersion) -> tuple[str, bool] |
     ours = next((one for one in standings if one.version == found.version and one.gain is not None), None)
     if ours is None:
         return None
+    if ours.rows < FEW:
+        right, before = round(ours.accuracy * ours.rows), round((ours.accuracy - (ours.gain or 0)) * ours.rows)
+        return f"student: {right:,} of {ours.rows:,} test rows right; seeds only: {before:,}", False
     sentence = f"student: {100 * (ours.gain or 0):+.1f} points over seeds only on {ours.rows:,} rows"
     try:
         base, student = (find_student(lake, name or "") for name in (ours.baseline, ours.student_id))
@@ -151,7 +155,7 @@ def paired(a: Answers, b: Answers) -> Paired:
         a=a.student_id, b=b.student_id, test_file=a.test_file, test_hash=a.test_hash, rows=a.rows,
         both=both, only_a=only_a, only_b=only_b, neither=a.rows - both - only_a - only_b,
         p_value=tested.p_value, difference=tested.difference, interval=(tested.low, tested.high),
-        verdict=_verdict(a.student_id, b.student_id, tested, differ),
+        verdict=_verdict(a.student_id, b.student_id, tested, differ, (both + only_a, both + only_b), a.rows),
     )  # fmt: skip
 
 
@@ -170,11 +174,13 @@ def _predictions(found: Answers, order: list[Placed]) -> np.ndarray[tuple[int], 
     return predictions[[place for *_, place in order]]
 
 
-def _verdict(a: str, b: str, tested: maths.Paired, differ: int) -> str:
+def _verdict(a: str, b: str, tested: maths.Paired, differ: int, right: tuple[int, int], rows: int) -> str:
     if not differ:
         return f"no difference: {a} and {b} have the same prediction for every row"
     if not tested.difference:
         return f"no difference: {a} and {b} are right on equally many rows"
+    if rows < FEW:
+        return f"{b} is right on {right[1]} of {rows} rows, {a} on {right[0]}"
     better, worse = (b, a) if tested.difference > 0 else (a, b)
     ends = sorted((abs(tested.low), abs(tested.high))) if tested.low * tested.high > 0 else None
     points = f"{100 * abs(tested.difference):.1f} points"
