@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from datetime import date
 from typing import Any
 
 from graft.dashboard.charts import ACCENT, OTHERS, PALETTE, REST, SECOND, SPLITS, finished, svg
@@ -46,7 +47,7 @@ def stacked(rows: Sequence[dict[str, Any]], *, category: str, value: str, part: 
 
 
 def line(
-    rows: Sequence[dict[str, Any]], *, x: str, y: str, x_title: str, y_title: str, width: int = 520
+    rows: Sequence[dict[str, Any]], *, x: str, y: str, x_title: str, y_title: str, width: int = 520, y_format: str = ""
 ) -> dict[str, Any]:
     """A line with a filled area."""
     import altair as alt
@@ -54,7 +55,7 @@ def line(
     chart = (
         alt.Chart(alt.InlineData(values=list(rows)))
         .mark_area(line={"color": ACCENT}, color=ACCENT, opacity=0.35)
-        .encode(x=alt.X(f"{x}:Q", title=x_title), y=alt.Y(f"{y}:Q", title=y_title))
+        .encode(x=alt.X(f"{x}:Q", title=x_title), y=alt.Y(f"{y}:Q", title=y_title, axis=_axis(y_format)))
     )
     return finished(chart, width, 160)
 
@@ -63,17 +64,18 @@ def lines(
     rows: Sequence[dict[str, Any]], *, x: str, y: str, part: str, x_title: str, y_title: str, width: int = 520,
     height: int = 220, low: str = "", high: str = "", zero: bool = True, y_format: str = "",
 ) -> dict[str, Any]:  # fmt: skip
-    """A line with points for each value of `part`; `x` is whole. `low` and `high` name the ends of an interval, drawn
+    """A line with points for each value of `part`. `low` and `high` name the ends of an interval, drawn
     as a band.
     """
     import altair as alt
 
     colour = alt.Color(f"{part}:N", title=None, scale=alt.Scale(range=list(PALETTE)), legend=alt.Legend(orient="top"))
     base = alt.Chart(alt.InlineData(values=list(rows))).encode(
-        x=alt.X(f"{x}:Q", title=x_title, axis=alt.Axis(tickMinStep=1, format="d")), color=colour
+        x=alt.X(f"{x}:Q", title=x_title, axis=_axis("d" if all(float(row[x]).is_integer() for row in rows) else "")),
+        color=colour,
     )
     drawn: Any = base.mark_line(point=True).encode(
-        y=alt.Y(f"{y}:Q", title=y_title, scale=alt.Scale(zero=zero), axis=alt.Axis(format=y_format or alt.Undefined)),
+        y=alt.Y(f"{y}:Q", title=y_title, scale=alt.Scale(zero=zero), axis=_axis(y_format)),
         strokeDash=alt.StrokeDash(f"{part}:N", title=None, legend=alt.Legend(orient="top")),
     )
     if low and high:
@@ -115,7 +117,7 @@ def reliability(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     ).encode(x=alt.X("at:Q", scale=shares), y=alt.Y("to:Q", scale=shares))  # fmt: skip
     base = alt.Chart(alt.InlineData(values=list(rows))).encode(
         x=alt.X("confidence:Q", scale=shares, title="confidence", axis=alt.Axis(format="%")),
-        y=alt.Y("accuracy:Q", scale=shares, title="right", axis=alt.Axis(format="%")),
+        y=alt.Y("accuracy:Q", scale=shares, title="accuracy", axis=alt.Axis(format="%")),
     )
     dots = base.mark_circle(color=ACCENT, opacity=0.9).encode(
         size=alt.Size("rows:Q", scale=alt.Scale(range=[30, 320]), legend=None)
@@ -129,7 +131,7 @@ def intervals(rows: Sequence[dict[str, Any]], *, category: str, value: str, low:
     import altair as alt
 
     base = alt.Chart(alt.InlineData(values=list(rows))).encode(y=alt.Y(f"{category}:N", sort=None, title=None))
-    axis = alt.Axis(format="%", tickCount=6, labelFlush=False)
+    axis = alt.Axis(format="%", tickCount=6, tickMinStep=0.01, labelFlush=False)
     span = base.mark_rule(color=ACCENT, strokeWidth=2, opacity=0.6).encode(
         x=alt.X(f"{low}:Q", title=title, scale=alt.Scale(zero=False), axis=axis), x2=f"{high}:Q"
     )
@@ -254,6 +256,9 @@ def scatter(
     """A scatter plot without axes: `value` by colour, `part` (row, seed) by shape. Only distances carry meaning."""
     import altair as alt
 
+    shapes, held = {"row": "circle", "seed": "diamond"}, {row[part] for row in rows}
+    kinds = [kind for kind in shapes if kind in held]
+
     chart = (
         alt.Chart(alt.InlineData(values=list(rows)))
         .mark_point(filled=True, size=22, opacity=0.8)
@@ -267,7 +272,7 @@ def scatter(
                 scale=alt.Scale(domain=list(colours), range=list(colours.values())),
             ),
             shape=alt.Shape(
-                f"{part}:N", title=None, scale=alt.Scale(domain=["row", "seed"], range=["circle", "diamond"])
+                f"{part}:N", title=None, scale=alt.Scale(domain=kinds, range=[shapes[kind] for kind in kinds])
             ),
             size=alt.Size(f"{part}:N", legend=None, scale=alt.Scale(domain=["row", "seed"], range=[22, 80])),
         )
@@ -275,18 +280,27 @@ def scatter(
     return finished(chart, 760, 560)
 
 
-def stacked_days(rows: Sequence[dict[str, Any]], *, day: str, value: str, part: str, title: str) -> dict[str, Any]:
-    """A stacked column for each day (ISO dates). The seven largest parts have a colour each, the rest share one."""
+def stacked_days(rows: Sequence[dict[str, Any]], *, day: str, value: str, part: str, title: str,
+                 y_format: str = "~s") -> dict[str, Any]:  # fmt: skip
+    """A stacked column for each day (ISO dates), with each date once on its axis.
+
+    The seven largest parts have a colour each, the rest share one.
+    """
     import altair as alt
 
     rows = _folded(rows, part, value)
-    names, days = list(dict.fromkeys(str(row[part]) for row in rows)), len({row[day] for row in rows})
+    names, known = (
+        list(dict.fromkeys(str(row[part]) for row in rows)),
+        sorted(date.fromisoformat(row[day]) for row in rows),
+    )
+    days = (known[-1] - known[0]).days + 1
+    dates = alt.Axis(format="%d %b", labelOverlap=True, tickCount={"interval": "day", "step": -(-days // 8)})
     chart = (
         alt.Chart(alt.InlineData(values=list(rows)))
         .mark_bar(size=max(2, min(28, int(400 / days))))
         .encode(
-            x=alt.X(f"yearmonthdate({day}):T", title=None, axis=alt.Axis(format="%d %b", labelOverlap=True)),
-            y=alt.Y(f"sum({value}):Q", title=title, axis=alt.Axis(format="~s")),
+            x=alt.X(f"yearmonthdate({day}):T", title=None, axis=dates),
+            y=alt.Y(f"sum({value}):Q", title=title, axis=alt.Axis(format=y_format)),
             color=alt.Color(
                 f"{part}:N", title=None, scale=alt.Scale(domain=names, range=[OTHERS if name == REST else shade
                                                                  for name, shade in zip(names, PALETTE, strict=False)]),
@@ -295,6 +309,14 @@ def stacked_days(rows: Sequence[dict[str, Any]], *, day: str, value: str, part: 
         )
     )  # fmt: skip
     return finished(chart, 480, 200)
+
+
+def _axis(form: str) -> Any:
+    """An axis of this format without two ticks of one name."""
+    import altair as alt
+
+    least = {"%": 0.01, "d": 1}.get(form)
+    return alt.Axis(format=form or alt.Undefined, tickMinStep=least or alt.Undefined)
 
 
 def _folded(rows: Sequence[dict[str, Any]], part: str, value: str) -> Sequence[dict[str, Any]]:

@@ -37,7 +37,7 @@ def home(request: Request) -> Response:
     running = [(run, read_live(context.home, run.id)) for run in runs if run.status == "running"]
     plan = context.plan.get()
     return context.page(
-        request, "home.html.jinja", "Home", datasets=rows, running=running,
+        request, "home.html.jinja", "Home", datasets=rows, running=running, all_runs=len(runs),
         runs=[so_far(context.home, run) for run in runs[:6]],
         month=context.cache.get("month", lambda: month(context.lake), late_s=LATE_S),
         waiting=waiting(context.home), plan=plan,

@@ -34,14 +34,14 @@ def reviews(request: Request) -> Response:
     """Judgements of the candidates of a version's runs, and their effect on labels."""
     context = context_of(request)
     found = version(context.lake, request.path_params["ref"])
-    part = judged_part(context, found)
+    part = judged_part(context, found, every=request.query_params.get("csv") == "relabelled")
     return context.page(
         request, "reviews.html.jinja", f"Reviews of {found.ref}", tables=part.tables, ref=found.ref, version=found,
         linked=True, judged_ready=part.ready, **part.values,
     )  # fmt: skip
 
 
-def judged_part(context: PageContext, found: DatasetVersion, patience_s: float = 0.5) -> Part:
+def judged_part(context: PageContext, found: DatasetVersion, patience_s: float = 0.5, *, every: bool = False) -> Part:
     """Agreement and severity from the quality report; adjudications, relabelled rows and the methods' own figures."""
     from graft.data.quality import sections
 
@@ -55,7 +55,7 @@ def judged_part(context: PageContext, found: DatasetVersion, patience_s: float =
             _reviewers_table(held),
             _bias_table(held),
             _adjudicated_table(counted),
-            _pairs_table(found, counted),
+            _pairs_table(found, counted, every=every),
             *(table for _, one in made for table in one.tables),
         ),
         values={
@@ -128,16 +128,17 @@ def _adjudicated_table(counted: figures.JudgementFigures | None) -> Table:
     return Table("adjudicated", "Adjudications", columns, counted.labels if counted else (), empty=empty)
 
 
-def _pairs_table(found: DatasetVersion, counted: figures.JudgementFigures | None) -> Table:
+def _pairs_table(found: DatasetVersion, counted: figures.JudgementFigures | None, *, every: bool = False) -> Table:
     pairs = counted.relabels if counted else []
     rows = [
-        {**row, "link": rows_link(found, label=row["label"], intended=row["intended"])} for row in pairs[:PAIRS]
+        {**row, "link": rows_link(found, label=row["label"], intended=row["intended"])}
+        for row in (pairs if every else pairs[:PAIRS])
     ]  # fmt: skip
     columns = (
         Column("intended", "intended"), Column("label", "became"), Column("rows", "rows", "number", link="link"),
         Column("share", "of those intended so", "share", bar=True),
     )  # fmt: skip
-    note = f"the {PAIRS} most frequent of {len(pairs):,} pairs" if len(pairs) > PAIRS else ""
+    note = f"{PAIRS} of {len(pairs):,} pairs, the most frequent" if len(pairs) > PAIRS else ""
     return Table("relabelled", "Relabelled rows", columns, rows, note=note)
 
 
@@ -153,7 +154,7 @@ def draw_bias(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     ]  # fmt: skip
     if len(judges) < 2:
         return None
-    return roomy(offsets(rows, x="model", y="label", value="bias", x_title="", y_title=""), left=24, right=40)
+    return roomy(offsets(rows, x="model", y="label", value="bias", x_title="judge", y_title="label"), left=24, right=40)
 
 
 def draw_scores(context: PageContext, given: Mapping[str, str]) -> Spec | None:
@@ -162,7 +163,7 @@ def draw_scores(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     if counted is None or sum(row["rows"] for row in counted.scores) < FEW:
         return None
     return histogram(
-        counted.scores, part="status", title="mean score", y_title="candidates", colours=ENDS, ends=(0, 10)
+        counted.scores, part="status", title="mean score (0 to 10)", y_title="candidates", colours=ENDS, ends=(0, 10)
     )
 
 
@@ -206,7 +207,7 @@ def draw_method(context: PageContext, given: Mapping[str, str]) -> Spec | None:
             {"x": _number(row[x.key]), "share": row[column.key], "what": column.title}
             for row in steps for column in table.columns if column.kind == "share" and row[column.key] is not None
         ]  # fmt: skip
-        return lines(rows, x="x", y="share", part="what", x_title=x.title, y_title="share")
+        return lines(rows, x="x", y="share", part="what", x_title=x.title, y_title="share", y_format="%")
     bar = next(column for column in table.columns if column.bar)
     words = [column.key for column in table.columns if column.kind == "text"]
     rows = [{"what": " · ".join(str(row[key]) for key in words), "share": row[bar.key]} for row in table.rows]

@@ -72,7 +72,8 @@ def draw_map(request: Request) -> Response:
     alike, failed = _alike(context, found, vectors)
     return context.page(
         request, "map.html.jinja", f"Map of {found.ref}", ref=found.ref, version=found, vectors=vectors,
-        tables=_tables(context, found, alike) if alike else (), alike=alike, failed=failed, cosine=COSINE,
+        tables=_tables(context, found, alike, every=query.get("csv") == "clusters") if alike else (),
+        alike=alike, failed=failed, cosine=COSINE,
         panels=_panels(points, shaded, colour, only, beside=beside), height=_height(points), width=WIDTH,
         radius=_radius(len(points)) * (1.5 if beside else 1), diamond=11 if beside else 7,
         own=len(PALETTE), legend=[(name, *shade) for name, shade in shaded.items()], colours=COLOURS, colour=colour,
@@ -186,8 +187,10 @@ def _alike(context: PageContext, found: DatasetVersion, vectors: Vectors) -> tup
         return None, f"{error.what}. {error.fix}".strip()
 
 
-def _tables(context: PageContext, found: DatasetVersion, alike: Alike) -> tuple[Table, ...]:
-    clusters = figures.cluster_rows(context.lake, found, alike.clusters[: figures.CLUSTERS])
+def _tables(context: PageContext, found: DatasetVersion, alike: Alike, *, every: bool) -> tuple[Table, ...]:
+    clusters = figures.cluster_rows(
+        context.lake, found, alike.clusters if every else alike.clusters[: figures.CLUSTERS]
+    )
     for row in clusters:
         row["at"] = "/rows?" + urlencode({"ref": found.ref, "cluster": row["first"]})
         row["range"] = f"{row['lowest']:.2f} – {row['highest']:.2f}"
@@ -202,7 +205,8 @@ def _tables(context: PageContext, found: DatasetVersion, alike: Alike) -> tuple[
              Column("example", "example", link="at")),
             clusters, empty=f"No two rows have a cosine of {COSINE:g} or more.",
             note=f"{len(alike.clusters):,} clusters hold {inside:,} rows"
-            + (f"; the {figures.CLUSTERS} largest are shown" if len(alike.clusters) > figures.CLUSTERS else ""),
+            + (f"; the {figures.CLUSTERS} largest are shown, the CSV has all" if len(alike.clusters) > figures.CLUSTERS
+               else ""),
         ),
         Table(
             "pairs", "Close pairs with different labels",

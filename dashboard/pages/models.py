@@ -104,7 +104,8 @@ def draw_days(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     ]
     if not any(row["value"] for row in rows) or any(row["value"] is None for row in rows):
         return None
-    return stacked_days(rows, day="day", value="value", part="part", title="US dollars" if priced else "tokens")
+    return stacked_days(rows, day="day", value="value", part="part", title="US dollars" if priced else "tokens",
+                        y_format="~f" if priced else "~s")  # fmt: skip
 
 
 def draw_yields(context: PageContext, given: Mapping[str, str]) -> Spec | None:

@@ -277,7 +277,8 @@ def draw_yield(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     rows = [{"seconds": one.seconds, "share": one.yield_so_far} for one in known]
     if len(rows) < 2:
         return None
-    return line(rows, x="seconds", y="share", x_title="seconds since the first call", y_title="yield so far")
+    return line(rows, x="seconds", y="share", x_title="seconds since the first call", y_title="yield so far",
+                y_format="%")  # fmt: skip
 
 
 def draw_price(context: PageContext, given: Mapping[str, str]) -> Spec | None:

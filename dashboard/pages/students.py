@@ -27,7 +27,7 @@ MATRIX_LABELS = 12
 SLICES = 12
 WRONG = 8
 """Wrong rows listed for each slice."""
-WRONG_TEXTS = 50
+WRONG_TEXTS, MOST_TEXTS = 50, 5_000
 """Mistakes shown with their texts."""
 
 
@@ -93,19 +93,23 @@ def student_page(request: Request, found: Student, tried: dict[str, Any] | None 
         )  # fmt: skip
     chosen = _chosen(judged, query.get("test", ""))
     found_answers = answers(context.home, found, chosen.test_hash)
-    slices = worst_slices(found_answers, row_facts(context.lake, found_answers))[:SLICES] if found_answers else []
+    slices = worst_slices(found_answers, row_facts(context.lake, found_answers)) if found_answers else []
+    all_slices = len(slices)
+    slices = slices if query.get("csv") == "slices" else slices[:SLICES]
     teachers = [one for one in against_teacher(context.lake, found) if one.test_hash == chosen.test_hash]
     pair, why = _pair(context, found, query.get("with", ""), chosen)
     cell = (query.get("true"), query.get("predicted"))
     tables = (
-        _classes(chosen), _slices(slices, found_answers), _teachers([one.model_dump() for one in teachers], found),
+        _classes(chosen), _slices(slices, all_slices), _teachers([one.model_dump() for one in teachers], found),
         pair_table(pair),
     )  # fmt: skip
-    wrong, wrong_rows = _mistakes(context, found, found_answers, cell)
+    wrong, wrong_rows = _mistakes(
+        context, found, found_answers, cell, MOST_TEXTS if query.get("every") == "1" else WRONG_TEXTS)  # fmt: skip
     return context.page(
         request, "student.html.jinja", f"Student {found.id}", found=found, judged=judged, chosen=chosen, tables=tables,
         others=_others(context, found, chosen), pair=pair, why=why, other=query.get("with", ""),
         kept=found_answers is not None, speed=speed(context.home, found, chosen.test_hash), tried=tried, cell=cell,
+        every=query.get("every") == "1", more=_more(found.id, chosen.test_hash, cell),
         wrong=wrong, wrong_rows=wrong_rows, matrix=_matrix(found, chosen), usable=_usable(context, found),
     )  # fmt: skip
 
@@ -118,13 +122,13 @@ def _usable(context: PageContext, found: Student) -> bool:
 
 
 def _mistakes(
-    context: PageContext, found: Student, held: Answers | None, cell: tuple[str | None, str | None]
+    context: PageContext, found: Student, held: Answers | None, cell: tuple[str | None, str | None], most: int
 ) -> tuple[list[Mistake], int]:
     from graft.data.scores.mistakes import mistakes
 
     if held is None:
         return [], 0
-    return mistakes(context.lake, found, held, label=cell[0], predicted=cell[1], most=WRONG_TEXTS)
+    return mistakes(context.lake, found, held, label=cell[0], predicted=cell[1], most=most)
 
 
 def _matrix(found: Student, chosen: Evaluation) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -138,6 +142,12 @@ def _matrix(found: Student, chosen: Evaluation) -> list[tuple[str, list[dict[str
                 for guess, rows in zip(chosen.labels, counts, strict=True)])
         for true, counts in zip(chosen.labels, chosen.confusion, strict=True)
     ]  # fmt: skip
+
+
+def _more(student_id: str, test: str, cell: tuple[str | None, str | None]) -> str:
+    """The address of all mistakes of the student or of a cell."""
+    given = {"test": test, "true": cell[0], "predicted": cell[1], "every": "1"}
+    return f"/students/{student_id}?{urlencode({key: value for key, value in given.items() if value})}#mistakes"
 
 
 def _cell_address(student_id: str, test: str, true: str, predicted: str) -> str:
@@ -192,7 +202,7 @@ def _classes(chosen: Evaluation) -> Table:
     return Table("classes", "Labels", columns, [one.model_dump() for one in chosen.classes])
 
 
-def _slices(slices: list[SliceScore], found_answers: Answers | None) -> Table:
+def _slices(slices: list[SliceScore], every: int) -> Table:
     rows = [
         {**one.model_dump(), "low": one.interval[0], "high": one.interval[1], "missed": one.rows - one.right,
          "which": ", ".join(str(place) for place in one.wrong[:WRONG]),
@@ -205,7 +215,8 @@ def _slices(slices: list[SliceScore], found_answers: Answers | None) -> Table:
         Column("high", "to", "share", measured="rows"), Column("missed", "wrong", "number"),
         Column("which", "wrong rows of the file, most confident first"),
     )  # fmt: skip
-    note = (
+    cut = f"{len(rows)} of {every} slices; the CSV has all; " if len(rows) < every else ""
+    note = cut + (
         "slices of five rows or more, the most certainly weak first; texts of a file are not kept, so rows are numbers"
     )
     return Table("slices", "Weak slices", columns, rows, note=note)
