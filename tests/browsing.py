@@ -161,6 +161,30 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
+BROKEN = """() => {
+  const found = [], range = document.createRange();
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const text = texts.currentNode;
+    if (text.parentElement.closest("script, style, svg, option, .unseen")) continue;
+    for (const word of text.data.matchAll(/\\S+/g)) {
+      range.setStart(text, word.index);
+      range.setEnd(text, word.index + word[0].length);
+      const boxes = [...range.getClientRects()].filter((box) => box.width > 0);
+      const lines = new Set(boxes.map((box) => Math.round(box.top))).size;
+      if (lines > Math.max(word[0].split(/[^\\p{L}\\p{N}]+/u).length, word[0].length / 8))
+        found.push(`${text.parentElement.tagName}: ${word[0]} on ${lines} lines`);
+    }
+  }
+  return found;
+}"""
+
+
+def broken_words(page: Page) -> list[str]:
+    """Words of the page that are on more lines than their hyphens allow, or than one for eight of their letters."""
+    return list(page.evaluate(BROKEN))
+
+
 @contextmanager
 def visiting(
     browser: Browser, width: int = 1440, scheme: Any = "light", *, let_in: bool = True, **more: Any

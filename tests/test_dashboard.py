@@ -11,7 +11,7 @@ from typing import Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browsing import AT, RECIPE, SECRET, candidate, fill, serving, visiting
+from browsing import AT, RECIPE, SECRET, broken_words, candidate, fill, serving, visiting
 from playwright.sync_api import Browser
 
 from graft.data.delete import delete
@@ -71,6 +71,7 @@ def test_every_page_is_sound_and_accessible(browser: Browser, full: str, empty: 
                     found = Axe().run(page, options={"resultTypes": ["violations"]})
                     assert found.violations_count == 0, f"{path}, {scheme}: {found.generate_report()}"
                 assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+                assert broken_words(page) == [], path
                 assert page.title() not in ("1", ""), path
         assert wrong == []
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browsing import AT, LABELS, call, candidate, fill, run_of, serving, visiting
+from browsing import AT, LABELS, broken_words, call, candidate, fill, run_of, serving, visiting
 from playwright.sync_api import Browser, expect
 
 import graft.dashboard as static
-from graft.dashboard.charts import OTHERS, PALETTE, REST, shades
-from graft.dashboard.charts.shapes import stacked_days
+from graft.dashboard.charts import OTHERS, PALETTE, REST, shades, svg
+from graft.dashboard.charts.shapes import intervals, line, scatter, stacked_days
 from graft.data.card import table_markdown
 from graft.data.lake import Lake
 from graft.data.scores import compare, find_student, gain_of
@@ -162,3 +162,52 @@ def test_no_page_of_few_decisions_has_a_percentage_or_a_chart(browser: Browser, 
         page.goto(f"{address}/students/st_few_1?with=st_few_seeds")
         told = page.locator("main").inner_text()
         assert "8 of 10" in told and "is right on 8 of 10 rows" in told and "McNemar" not in told
+
+
+def test_a_word_that_is_broken_into_letters_is_found(browser: Browser) -> None:
+    with visiting(browser, 390) as (page, _):
+        page.set_content(
+            "<p>a whole cross-border word</p><div style='width: 1em; overflow-wrap: anywhere'>delivery</div>"
+        )
+        assert broken_words(page) and all("delivery" in one for one in broken_words(page))
+
+
+def test_no_chart_repeats_a_tick_or_names_what_it_does_not_have() -> None:
+    one_day = [{"day": "2026-11-25", "part": "gemma", "value": 0.004}]
+    drawn = svg(stacked_days(one_day, day="day", value="value", part="part", title="US dollars", y_format="~f"), "")
+    assert drawn.count(">25 Nov<") == 1 and "0.004" in drawn and "4m" not in drawn
+    month = [{"day": f"2026-11-{day:02}", "part": "gemma", "value": day} for day in range(1, 31)]
+    ticks = re.findall(
+        r">(\d\d (?:Nov|Dec))<", svg(stacked_days(month, day="day", value="value", part="part", title=""), "")
+    )
+    assert 4 <= len(ticks) == len(set(ticks))
+    near = [
+        {"name": name, "at": at, "low": at - 0.004, "high": at + 0.004} for name, at in (("a", 0.842), ("b", 0.846))
+    ]
+    drawn = svg(intervals(near, category="name", value="at", low="low", high="high", title="accuracy"), "")
+    shares = re.findall(r">([\d.]+%)<", drawn)
+    assert shares and len(shares) == len(set(shares))
+    rows = [{"x": 0, "y": 0, "value": "price", "kind": "row"}, {"x": 1, "y": 1, "value": "price", "kind": "row"}]
+    drawn = svg(
+        scatter(rows, x="x", y="y", value="value", part="kind", colours={"price": PALETTE[0]}, title="label"), ""
+    )
+    assert ">row<" in drawn and "seed" not in drawn
+    over = [{"seconds": at, "share": 0.36 + at / 1000} for at in range(3)]
+    drawn = svg(line(over, x="seconds", y="share", x_title="s", y_title="yield", y_format="%"), "")
+    assert "0.36" not in drawn and "%<" in drawn
+
+
+def test_an_empty_page_has_the_next_step_as_a_button(browser: Browser, empty: str) -> None:
+    with visiting(browser, 390) as (page, _):
+        for path in ("/", "/runs", "/datasets", "/rows", "/review", "/students", "/models"):
+            page.goto(empty + path)
+            button = page.locator("main a.button", has_text="New dataset")
+            assert button.first.get_attribute("href") == "/new", path
+
+
+def test_a_cut_table_names_the_number_of_its_rows(browser: Browser, address: str) -> None:
+    with visiting(browser) as (page, _):
+        page.goto(f"{address}/runs/run1")
+        assert "12 of 160 candidates" in page.locator("main").inner_text()
+        page.goto(f"{address}/datasets/shop@2")
+        assert "the first 12 of 120 rows" in page.locator("main").inner_text()

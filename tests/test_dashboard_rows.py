@@ -60,6 +60,7 @@ def see_map(page: Page, shop: str) -> None:
     page.goto(f"{shop}/datasets/shop@2/map")
     if page.get_by_role("button", name="embed it now").count():
         page.get_by_role("button", name="embed it now").click()
+    page.locator(".map circle").first.wait_for(timeout=60_000)  # without a reload by the person
     page.get_by_role("region", name="Near duplicates").wait_for(timeout=60_000)
 
 

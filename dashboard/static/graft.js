@@ -10,6 +10,7 @@ if (live) {
       const whole = new DOMParser().parseFromString(await answer.text(), "text/html");
       const fresh = whole.getElementById("live");
       if (!fresh) return;
+      if (live.dataset.until && fresh.dataset.is === live.dataset.until) return location.reload(); // another page by now
       for (const part of document.querySelectorAll("[data-follows]")) part.replaceChildren(...whole.getElementById(part.id)?.childNodes ?? []);
       live.replaceChildren(...fresh.childNodes);
       makeSortable(live);
