@@ -115,10 +115,16 @@ def _where(
         if trained:
             lines.append(f'  the student            graft predict {version["dataset"]} "a text to label"')
         elif stored_task(run["recipe"]).student:
-            lines.append(f"  train a student        graft train {ref}")
+            lines.append(f"  train a student        graft train {_trained_on(ref, run, version)}")
         lines += [] if exported else [f"  export                 graft export {ref} --format jsonl"]
     lines += [f"  exported               {path}" for path in list(exported)[:2]]
     return ["next", *lines, "  the pages              graft dashboard"]
+
+
+def _trained_on(ref: str, run: dict[str, Any], version: dict[str, Any]) -> str:
+    """The words of `graft train`: with a held-out file if neither the recipe nor the version has test rows."""
+    tested = version["splits"].get("test") or (run["recipe"].get("student") or {}).get("test")
+    return ref if tested else f"{ref} --test FILE"
 
 
 def run_page(
@@ -193,7 +199,7 @@ def _next(home: Home, run: dict[str, Any], version: dict[str, Any] | None, expor
             f"- rejected candidates, with reasons: `graft show {ref} --rejected`",
             "- the history of a row: `graft explain ROW`",
             f"- a training set: `graft export {ref} --format parquet`",
-            f"- a student: `graft train {ref}`",
+            f"- a student: `graft train {_trained_on(ref, run, version)}`",
         ]
     lines += [f"- exported: {path}" for path in exported or []]
     lines.append(f"- the lake (Parquet under DuckDB): {home.lake}")

@@ -165,12 +165,14 @@ def compare(
 
 
 def _unjudged(lake: Lake, dataset: str) -> Exception:
-    """The error for a dataset without an evaluated classifier."""
+    """The error for a dataset without an evaluated classifier. Raises NotFound of a dataset that does not exist."""
+    from graft.data.versions import version
     from graft.schemas.errors import NotFound
 
+    version(lake, dataset)  # of a dataset that does not exist, its error
     students = lake.students()
     if any(one.dataset == dataset for one in students):
-        return NotFound(f"no student of {dataset} was evaluated", where=dataset, fix="graft train shows")
+        return NotFound(f"no student of {dataset} was evaluated", where=dataset, fix=f"graft train {dataset}")
     names = ", ".join(sorted({one.dataset for one in students}))
     fix = f"graft train {dataset}" + (f"; there are students of {names}" if names else "")
     return NotFound(f"no student of {dataset!r}", where=str(lake.home.root), fix=fix)

@@ -311,7 +311,7 @@ def _end_of(moment: str) -> datetime | None:
 
 
 def _unknown(lake: Lake, name: str) -> NotFound:
-    where = str(lake.home.root)
+    where = str(lake.home.main or lake.home.root)
     names = [row["dataset"] for row in lake.query("SELECT DISTINCT dataset FROM lake.versions ORDER BY 1")]
     if not names:
         return NotFound(f"no dataset {name!r}: nothing is published yet", where=where, fix="graft run RECIPE")

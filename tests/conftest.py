@@ -24,6 +24,7 @@ pytest_plugins = ["browsing", "plugged"]
 for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "DO_NOT_TRACK"):
     os.environ.setdefault(name, "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads sleep while they wait: other processes have work
 
 
 settings.register_profile("graft", deadline=None)  # a busy machine is no reason to fail an example

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_flows_make_dataset import graft
+from test_flows_make_dataset import graft, process
 from test_methods_models import small
 
 
@@ -19,7 +19,7 @@ def test_the_demo_labels_texts_writes_the_rest_trains_exports_and_ends_on_one_sc
     )
     recipe.write_text(text, encoding="utf-8")
     words = ("run", str(recipe), "--rows-per-label", "4", "--train", "--export", "jsonl")
-    done = graft(home, *words, "--json", seconds=500)
+    done = process(home, *words, "--json", seconds=500)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     version = result["version"]
@@ -42,7 +42,7 @@ def test_the_demo_labels_texts_writes_the_rest_trains_exports_and_ends_on_one_sc
     assert history["calls"][0]["model"] == "qwen"
 
     weights = {file: file.stat().st_mtime_ns for file in (home / "students").rglob("*.safetensors")}
-    again = graft(home, *words, seconds=200)
+    again = process(home, *words, seconds=200)
     assert again.returncode == 0, again.stderr
     assert weights == {file: file.stat().st_mtime_ns for file in weights}, "no student is trained again"
     screen = again.stdout[again.stdout.index("demo@1:") :]

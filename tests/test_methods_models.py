@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tiny_encoder
-from test_flows_make_dataset import ROOT, graft
+from test_flows_make_dataset import ROOT, graft, process
 
 
 def small(tmp_path: Path, name: str) -> Path:
@@ -26,7 +26,7 @@ def small(tmp_path: Path, name: str) -> Path:
 def run(tmp_path: Path, name: str, rows: int) -> dict[str, Any]:
     recipe = small(tmp_path, name)
     words = ("run", str(recipe), "--rows-per-label", str(rows), "--json")
-    done = graft(tmp_path / "home", *words, seconds=500)
+    done = process(tmp_path / "home", *words, seconds=500)
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
     return result
@@ -59,7 +59,7 @@ def test_the_harmaug_recipe_makes_pairs_that_a_teacher_labels(tmp_path: Path) ->
 @pytest.mark.models
 def test_the_pipeline_of_reviews_makes_rows_that_explain_themselves_and_train_a_student(tmp_path: Path) -> None:
     home, words = tmp_path / "home", ("run", "product_reviews", "--rows-per-label", "1", "--json")
-    done = graft(home, *words, seconds=300)
+    done = process(home, *words, seconds=300)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["version"]["labels"] == {"content": 1, "disappointed": 1}
@@ -74,7 +74,7 @@ def test_the_pipeline_of_reviews_makes_rows_that_explain_themselves_and_train_a_
     held.write_text("text,label\nIt broke on the first day.,disappointed\nI love it and use it daily.,content\n")
     encoder = tiny_encoder.write(tmp_path / "encoder", [row["text"] for row in rows])
     options = ("--test", str(held), "--encoder", str(encoder), "--epochs", "1", "--json")
-    trained = graft(home, "train", "product_reviews", *options, seconds=200)
+    trained = process(home, "train", "product_reviews", *options, seconds=200)
     assert trained.returncode == 0, trained.stderr
     report = json.loads(trained.stdout)
     assert [one["trained_on"] for one in report["students"]] == ["seeds", "version"]
