@@ -236,7 +236,7 @@ def _calibration(judged: Judgements, rule: Rule, many: bool) -> str:
     lines = ["## Probabilities", ""]
     measured = [one for one in judged.held_out if one.ece is not None]
     for one in measured:
-        after = "" if one.ece_scaled is None else f", {one.ece_scaled:.3f} with the temperature below"
+        after = "" if one.ece_scaled is None else f", {one.ece_scaled:.1%} with the temperature below"
         lines.append(f"- expected calibration error on {_file(one)}: {one.ece:.1%}{after} (0 is perfect)")
         if one.auprc is not None:
             lines.append(f"- area under precision and recall there, for {plain(one.positive)}: {one.auprc:.1%}")

@@ -211,6 +211,7 @@ def test_each_model_has_the_same_usage_and_licence_on_card_pages_and_terminal(ma
         for found in (of_run, of_version):
             assert (found[use.model]["licence"], found[use.model]["provider"]) == ("MIT", "openai")
         assert re.search(rf"{use.model} +{use.role} +{calls} .*{re.escape(price)}", terminal)
+        assert re.search(rf" {use.model} .*{use.role}.* {calls} ", made.terminal("trace"))
         assert re.search(rf"{use.model} .*openai +{use.role} +MIT .*{calls} .*{re.escape(price)}", card)
 
 
@@ -231,6 +232,7 @@ def test_rows_of_a_version_are_the_same_in_terminal_python_card_and_pages(made: 
     assert made.tile("/datasets/shop@1", "rows") == str(found.rows)
     assert re.search(rf"shop@1 +{found.rows} ", made.terminal("datasets"))
     assert f"{found.rows} rows for classification" in made.terminal("show", "shop")
+    assert f"rows by model m1: {found.rows}" in made.terminal("trace", "--model", "m1")
     for name, count in found.splits.items():
         assert made.tile("/datasets/shop@1", name) == f"{count} {count / found.rows:.1%}"
 

@@ -181,7 +181,7 @@ def test_the_card_lists_a_students_origin_and_its_failures(made: Made) -> None:
     for text in (
         "dataset shop@1, content hash ".replace("@", "\\@"), "5 rows (train 5)", "5 seeds (licence: CC\\-BY\\-4\\.0)",
         "writer: the Gemma Terms of Use count.", "| 80.0% | 70.0% to 90.0% |", "| 60.0% | +20.0 points |",
-        "calibration error on held\\|out\\.csv: 0.200, 0.100 with", "temperature 2:", "no threshold",
+        "calibration error on held\\|out\\.csv: 20.0%, 10.0% with", "temperature 2:", "no threshold",
         "has no rows of 1 labels", "is small (40 rows)", "reads 16 tokens", "language en",
         "1 rows of the dataset are restricted", "a &lt;b&gt;\\|odd\\*",
     ):  # fmt: skip
