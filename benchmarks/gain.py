@@ -95,6 +95,12 @@ ARMS: dict[str, dict[str, Any]] = {
 SELECTED = {f"{arm}, selected": arm for arm in ("plain generation", "half texts, half written")}
 """Arms with a choice among as many written rows as the same tokens made in another arm, by that arm."""
 OVERSAMPLE = 1.5
+NO_ROOM = "leaves no room for another call"
+"""Error of a run whose limit was used up before its judges were calibrated: an arm without rows."""
+ENDED: dict[str, Any] = {
+    "exported": [], "student": None,
+    "run": {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "stopped_by": "budget"},
+}  # fmt: skip
 ARMS |= {arm: ARMS[base] for arm, base in SELECTED.items()}
 
 
@@ -191,10 +197,10 @@ def run_arm(
     command += ["--train"] if tuned else []
     environment = {**os.environ, "GRAFT_HOME": str(home), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode not in (0, 7):
+    if done.returncode not in (0, 7) and NO_ROOM not in done.stderr:
         raise SystemExit(f"{name}, {arm}, {teacher}, seed {seed} failed:\n{done.stderr}")
     link_models(home / "models", models)
-    result = json.loads(done.stdout)
+    result = ENDED if NO_ROOM in done.stderr else json.loads(done.stdout)
     seconds = time.perf_counter() - begin
     exported = (Path(path) for path in result["exported"] or ())
     lines = [line for path in exported if path.suffix == ".jsonl" for line in path.read_text().splitlines()]

@@ -68,10 +68,10 @@ def described(page: Page, address: str) -> None:
 def stopped_and_resumed(page: Page) -> None:
     """The run is stopped once it has made calls, and resumed: the dataset's version is published."""
     page.get_by_role("button", name="run it").click()
-    page.wait_for_url("**/runs/run_*", timeout=SLOW)
+    page.wait_for_url("**/runs/shop-*", timeout=SLOW)
     page.get_by_role("button", name="Stop").click(timeout=SLOW)
     page.get_by_role("button", name="Resume").click(timeout=SLOW)
-    page.wait_for_url("**/runs/run_*", timeout=SLOW)
+    page.wait_for_url("**/runs/shop-*", timeout=SLOW)
     page.get_by_role("link", name="shop@1").first.wait_for(timeout=SLOW)
     pictured(page, "3-run")
     page.get_by_role("link", name="shop@1").first.click()
