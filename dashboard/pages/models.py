@@ -11,7 +11,7 @@ from starlette.responses import Response
 from graft.dashboard.charts.shapes import bars, intervals, stacked_days
 from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of
 from graft.schemas.errors import GraftError
-from graft.schemas.sections import Column, Table
+from graft.schemas.sections import FEW, Column, Table
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
@@ -112,7 +112,8 @@ def draw_yields(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`part`, `dataset`, `days`: each writer's yield with its interval."""
     some = _figures_now(context, given)[0].worths
     rows = [{**one.model_dump(), "low": low, "high": high, "name": f"{one.model} ({one.role})"}
-            for one in some if one.interval for low, high in [one.interval]]  # fmt: skip
+            for one in some if one.interval and (one.candidates or 0) >= FEW
+            for low, high in [one.interval]]  # fmt: skip
     if not rows:
         return None
     return intervals(rows, category="name", value="share", low="low", high="high", title="share of its texts accepted")

@@ -57,14 +57,16 @@ def worth_tables(worths: Sequence[Worth]) -> tuple[Table, Table]:
             for one in worths]  # fmt: skip
     writers = (
         *MODEL, Column("candidates", "written", "number"), Column("accepted", "accepted", "number"),
-        Column("share", "yield", "share", bar=True), Column("low", "95% from", "share"), Column("high", "to", "share"),
+        Column("share", "yield", "share", bar=True, of="candidates"),
+        Column("low", "95% from", "share", measured="candidates"), Column("high", "to", "share", measured="candidates"),
         Column("row_price_usd", "a row", "money"), Column("refused", "refused", "share"),
         Column("duplicates", "repeats", "share"),
     )  # fmt: skip
     judges = (
         *MODEL, Column("reviews", "reviews", "number"), Column("failed", "failed", "number"),
         Column("mean", "mean score", "number", digits=2), Column("severity", "severity", "change", digits=2),
-        Column("agrees_decision", "with the decision", "share"), Column("agrees_others", "with the others", "share"),
+        Column("agrees_decision", "with the decision", "share", measured="reviews"),
+        Column("agrees_others", "with the others", "share", measured="reviews"),
         Column("review_price_usd", "a review", "money"),
     )  # fmt: skip
     note = "severity: points from the mean of its panels, below 0 is severe; shares: agreement"
