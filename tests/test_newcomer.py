@@ -85,7 +85,7 @@ def test_from_a_file_to_a_student_in_use_on_pages_alone(browser: Browser, tmp_pa
         pictured(page, "2-preview")
         stopped_and_resumed(page)
         pictured(page, "4-dataset")
-        page.goto(f"{address}/review?ref=shop@1")
+        page.goto(f"{address}/review?ref=shop@1&rule=random")
         page.get_by_role("button", name=re.compile("^accept")).click()
         page.get_by_text("recorded: accept").wait_for()
         pictured(page, "5-review")
