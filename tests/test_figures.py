@@ -58,7 +58,7 @@ class Made:
         while path not in self.seen:
             answer = self.pages.get(path)
             assert answer.status_code == 200 and time.monotonic() < deadline, path
-            if "being computed" not in answer.text:
+            if not re.search("being (computed|counted)", answer.text):
                 self.seen[path] = answer.text
             time.sleep(0.1)
         return self.seen[path]
