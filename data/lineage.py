@@ -29,7 +29,7 @@ def lineage(lake: Lake, found: DatasetVersion) -> list[dict[str, Any]]:
     made by a run are the run's; otherwise both are the version's own.
     """
     run = lake.run(found.run_id)
-    made_by_run = found.origin in ("run", "import") and run is not None
+    made_by_run = found.origin in ("run", "trial", "import") and run is not None
     started = run.started_at if run and made_by_run else found.created_at
     ended = (run.ended_at or found.created_at) if run and made_by_run else found.created_at
     inputs = _inputs(lake, found, run)

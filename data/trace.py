@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from graft.data.versions import versions
+from graft.data.versions import latest_of, versions
 from graft.data.withdrawn import OWN_PROMPTS, PROMPT_VERSION, Places, Selector, direct, touched
 from graft.schemas.datasets import DatasetVersion, RecallKind
 from graft.schemas.errors import NotFound
@@ -62,7 +63,8 @@ def rows_at(lake: Lake, selector: Selector, places: Places, among: Sequence[Data
 
 def latest(lake: Lake) -> list[DatasetVersion]:
     """The latest version of every dataset, by name."""
-    return list({found.dataset: found for found in versions(lake)}.values())
+    by_name = itertools.groupby(versions(lake), key=lambda one: one.dataset)
+    return [latest_of([*some]) for _, some in by_name]
 
 
 def known(lake: Lake, kind: RecallKind) -> list[dict[str, Any]]:

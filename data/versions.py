@@ -92,7 +92,7 @@ def publish(
 
     def facts(held: Sequence[Held]) -> dict[str, Any]:
         standing = [row for row, *_ in held if row.id in own]
-        fewer = origin == "run" and len(standing) < len(rows)
+        fewer = origin in ("run", "trial") and len(standing) < len(rows)
         text = card if isinstance(card, str) else card(standing)
         return {"run_id": run.id, "models": dict(models), "seeds": seeds, "card": text, "partial": partial or fewer}
 
@@ -261,16 +261,16 @@ def versions(lake: Lake, dataset: str | None = None) -> list[DatasetVersion]:
 def version(lake: Lake, ref: str) -> DatasetVersion:
     """The version that a reference means.
 
-    `name` and `name@latest` are the newest, `name@3` a number, `name@prod` a tag; `name@2026-11-20` and
-    `name@2026-11-20T10:00` (UTC) the newest at that time, a date meaning its end. Raises NotFound, which
-    lists the alternatives.
+    `name` and `name@latest` are the newest (a trial only if all are trials), `name@3` a number, `name@prod` a tag;
+    `name@2026-11-20` and `name@2026-11-20T10:00` (UTC) the newest at that time, a date meaning its end. Raises
+    NotFound, which lists the alternatives.
     """
     name, _, which = ref.strip().partition("@")
     of_dataset = versions(lake, name)
     if not of_dataset:
         raise _unknown(lake, name)
     if which in ("", "latest"):
-        return of_dataset[-1]
+        return latest_of(of_dataset)
     found = _meant(lake, of_dataset, which)
     if found is not None:
         return found
@@ -279,6 +279,11 @@ def version(lake: Lake, ref: str) -> DatasetVersion:
     fix = f"one of: {there}" + (f"; tags: {named}" if named else "; no tags")
     gone = _deleted(lake, name, which)
     raise NotFound(gone or f"{name} has no version {which!r}", where=ref, fix=fix)
+
+
+def latest_of(some: Sequence[DatasetVersion]) -> DatasetVersion:
+    """The newest of some versions of a dataset, oldest first: one that is no trial, if there is any."""
+    return next((one for one in reversed(some) if one.origin != "trial"), some[-1])
 
 
 def _deleted(lake: Lake, name: str, which: str) -> str:
@@ -295,7 +300,7 @@ def _meant(lake: Lake, of_dataset: Sequence[DatasetVersion], which: str) -> Data
     if MOMENT.fullmatch(which):
         end = _end_of(which)
         then = [found for found in of_dataset if end is not None and found.created_at < end]
-        return then[-1] if then else None
+        return latest_of(then) if then else None
     tagged = {tag.tag: tag.version for tag in tags(lake, of_dataset[0].dataset)}.get(which)
     return next((found for found in of_dataset if found.version == tagged), None)
 

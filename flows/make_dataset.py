@@ -21,7 +21,7 @@ from graft.flows.agents import rows_reserved
 from graft.flows.collector import calm_collector
 from graft.flows.dedup import choose, missing, redecide, settle_round
 from graft.flows.engine import Flow, flow_run, task
-from graft.flows.more import published, read_more
+from graft.flows.more import is_trial, published, read_more
 from graft.flows.neighbours import find_neighbours
 from graft.flows.plan import (
     Finished,
@@ -106,14 +106,17 @@ async def make_dataset(
         seed = fresh_seed(_scheduled_moment())
     overrides = apply_overrides(rows_per_label, seed, money_usd, minutes)
     file, loaded, seeds = await asyncio.to_thread(read_more, recipe, overrides, more, Home.find())
-    result = await make_run(loaded, file, seeds)
+    trial = rows_per_label is not None and await asyncio.to_thread(is_trial, loaded, file)
+    result = await make_run(loaded, file, seeds, trial=trial)
     if loaded.review is None:
         return result
     return await pause.review(Home.find(), loaded.review, result, _say_now)
 
 
-async def make_run(loaded: Recipe, file: Path, seeds: list[Seed], home: Home | None = None) -> dict[str, Any]:
-    """Run a loaded recipe inside any flow, by default in GRAFT_HOME; errors and result as in `make_dataset`."""
+async def make_run(
+    loaded: Recipe, file: Path, seeds: list[Seed], home: Home | None = None, *, trial: bool = False
+) -> dict[str, Any]:
+    """Run a loaded recipe inside any flow, by default in GRAFT_HOME, as `make_dataset` does. `trial` marks its version."""
     home = home or Home.find()
     loaded = await asyncio.to_thread(weighed, await downloaded(loaded, file, home), home)
     run_id = run_id_of(loaded, seeds, *await asyncio.to_thread(given.digests, loaded, file))
@@ -124,7 +127,7 @@ async def make_run(loaded: Recipe, file: Path, seeds: list[Seed], home: Home | N
             return done
         kept_log = logs.run_log(home, run_id, loaded.key_variables)
         with rows_reserved(home, lake, run_id, loaded, file), kept_log:
-            return await _make(loaded, file, seeds, home, lake, run_id)
+            return await _make(loaded, file, seeds, home, lake, run_id, trial)
 
 
 async def downloaded(recipe: Recipe, file: Path, home: Home) -> Recipe:
@@ -136,7 +139,9 @@ async def downloaded(recipe: Recipe, file: Path, home: Home) -> Recipe:
     return recipe.model_copy(update={"models": models})
 
 
-async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake: Lake, run_id: str) -> dict[str, Any]:
+async def _make(
+    recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake: Lake, run_id: str, trial: bool
+) -> dict[str, Any]:
     local = all(model.local for model in models_used(recipe))
     progress = begin(Progress(recipe.name, run_id, method_of(recipe).wanted(recipe), local=local))
     say: Say = lambda text: _say(progress, text)  # noqa: E731
@@ -177,6 +182,7 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
                 seeds=seeds, gates=Admission(recipe, needs), progress=progress, library=library, retrieve=retrieve,
                 say=say, neighbours=run.neighbours, vectors=AcceptedVectors(home.run(run_id)),
                 texts=[] if chosen else list(texts.rows), selection=chosen, figures=dict(texts.counts),
+                trial=trial,
             )  # fmt: skip
             enter(context)
             loading = asyncio.create_task(asyncio.to_thread(context.gates.load))

@@ -9,10 +9,12 @@ from typing import Any
 from graft.agents.methods import method_of
 from graft.data.lake import Lake
 from graft.data.versions import plain_rows, published_texts, version, versions
+from graft.flows.engine import flow_run
 from graft.flows.plan import read_recipe
 from graft.schemas.datasets import Run
 from graft.schemas.errors import GraftError
 from graft.schemas.home import Home
+from graft.schemas.load import load_recipe
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
 
@@ -33,6 +35,11 @@ def read_more(name: str, overrides: Mapping[str, Any], more: int | None, home: H
         held = versions(lake, recipe.name)
         rows = version(lake, recipe.name).rows if held else 0
     return read_recipe(name, {**overrides, "target.labels": spread(rows + more, wanted)})
+
+
+def is_trial(loaded: Recipe, file: Path) -> bool:
+    """True for a run that a person starts with a lower target than the recipe's file has; no schedule is one."""
+    return flow_run() is None and loaded.target.rows_per_label < load_recipe(file).target.rows_per_label
 
 
 def spread(total: int, weights: Mapping[str, int]) -> dict[str, int]:

@@ -29,6 +29,8 @@ from graft.schemas.rows import Accepted, Status
 from graft.schemas.sections import Section
 from graft.schemas.verdict import section
 
+TRIAL = "a trial: a lower target than the recipe's, so that latest does not mean this version while there is another"
+"""Note of a trial's version."""
 End = Callable[[Sequence[Accepted | Row]], Run]
 """The run's record at its end, with these rows published."""
 
@@ -158,6 +160,7 @@ async def _publish(
     published = publish(
         context.lake, run=run, rows=rows, models={**(carried.models if carried else {}), **models},
         seeds=len(context.seeds), card=card, partial=run.status == "partial", carried=carried,
+        origin="trial" if context.trial else "run", note=TRIAL if context.trial else "",
     )  # fmt: skip
     return ended, published
 

@@ -82,6 +82,8 @@ class RunContext:
     figures: dict[str, int] = field(default_factory=dict)
     """Further counts of the method; they are added to the run's."""
     stop_reason: str = ""
+    trial: bool = False
+    """Whether the version is marked as a trial."""
     spent: set[str] = field(default_factory=set)
     """Labels whose seeds are used up: no slot can be made for what is missing of them."""
     outlook: Feasibility | None = None

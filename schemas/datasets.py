@@ -17,8 +17,9 @@ from graft.schemas.rows import Data
 from graft.schemas.shown import Shown
 from graft.schemas.tasks.base import Task, stored_task
 
-Origin = Literal["run", "import", "gates", "recall", "edits"]
-"""Origin of a version: a run, an import, other gates over a version, a recall, or a person's edits."""
+Origin = Literal["run", "trial", "import", "gates", "recall", "edits"]
+"""Origin of a version: a run, a run of fewer rows than its recipe's target (a trial), an import, other gates over a
+version, a recall, or a person's edits."""
 RunStatus = Literal["running", "finished", "partial", "interrupted", "failed"]
 SplitName = Literal["train", "validation", "test"]
 RowSource = Literal["synthetic", "labelled", "seed", "imported"]

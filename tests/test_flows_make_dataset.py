@@ -16,6 +16,12 @@ from unittest.mock import patch
 
 import pytest
 
+from graft.dashboard.figures.datasets import datasets
+from graft.data.lake import Lake
+from graft.data.trace import latest
+from graft.data.versions import version
+from graft.schemas.home import Home
+
 ROOT = Path(__file__).resolve().parent.parent
 
 RECIPE = """
@@ -228,6 +234,19 @@ def test_a_second_run_at_the_same_time_is_refused(tmp_path: Path, fake_llm: Any)
     runs = json.loads(graft(home, "status", "--json").stdout)["runs"]
     assert [run["status"] for run in runs] == ["interrupted"]
     assert runs[0]["calls"] >= 50 and runs[0]["counts"].keys() >= {"opened", "accepted"}, "its record keeps its figures"
+
+
+def test_a_run_below_the_recipes_target_is_a_trial_and_never_the_latest(tmp_path: Path, fake_llm: Any) -> None:
+    recipe, home = write_recipe(tmp_path, fake_llm.url), tmp_path / "home"
+    assert run_json(home, recipe, "--rows-per-label", "2")["version"]["origin"] == "trial"
+    with Lake.open(Home(home), read_only=True) as lake:
+        assert version(lake, "shop").version == 1, "a dataset of trials alone has one"
+    assert run_json(home, recipe)["version"]["origin"] == "run"
+    tried = run_json(home, recipe, "--rows-per-label", "3", "--seed", "5")["version"]
+    assert (tried["version"], tried["origin"]) == (3, "trial") and "lower target" in tried["note"]
+    with Lake.open(Home(home), read_only=True) as lake:
+        assert version(lake, "shop").version == version(lake, "shop@latest").version == latest(lake)[0].version == 2
+        assert [row["version"] for row in datasets(lake)] == [2] and version(lake, "shop@3").rows == tried["rows"]
 
 
 def test_more_rows_keep_those_of_the_latest_version_and_repeat_no_call(tmp_path: Path, fake_llm: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 from starlette.requests import Request
@@ -12,7 +13,7 @@ from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of, 
 from graft.dashboard.figures.datasets import shown_labels
 from graft.dashboard.pages.datasets import as_file
 from graft.dashboard.tables import Part
-from graft.data.versions import version, versions
+from graft.data.versions import latest_of, version, versions
 from graft.schemas.datasets import DatasetVersion
 from graft.schemas.errors import GraftError
 
@@ -75,7 +76,8 @@ def _file(context: PageContext, other: DatasetVersion, found: DatasetVersion) ->
 def _choices(found: DatasetVersion, every: list[DatasetVersion]) -> list[tuple[str, list[str]]]:
     """Versions to compare with: the dataset's others, newest first, and the latest version of other datasets."""
     own = [one.ref for one in reversed(every) if one.dataset == found.dataset and one.version != found.version]
-    latest = {one.dataset: one.ref for one in every if one.dataset != found.dataset}
+    others = itertools.groupby((one for one in every if one.dataset != found.dataset), key=lambda one: one.dataset)
+    latest = {name: latest_of([*some]).ref for name, some in others}
     return [(name, refs) for name, refs in ((found.dataset, own), ("other datasets", [*latest.values()])) if refs]
 
 

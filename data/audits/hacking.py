@@ -116,7 +116,7 @@ def _rose(before: float | None, after: float | None) -> bool | None:
 def _of_versions(lake: Lake, dataset: str, restricted: bool) -> tuple[str, str, list[Point], list[list[str]]]:
     """The dataset's versions made by runs, in order; the golden figure is from their students' held-out file, or from
     people."""
-    made = [one for one in versions(lake, dataset) if one.origin == "run"]
+    made = [one for one in versions(lake, dataset) if one.origin in ("run", "trial")]
     golden, name = _by_students(lake, dataset)
     if not golden:
         golden, name = _by_people(lake, dataset)
