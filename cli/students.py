@@ -165,17 +165,17 @@ def compare(
 
 
 def _unjudged(lake: Lake, dataset: str) -> Exception:
-    """The error for a dataset without an evaluated classifier. Raises NotFound of a dataset that does not exist."""
-    from graft.data.versions import version
+    """The error for a dataset without an evaluated classifier."""
+    from graft.data.versions import versions
     from graft.schemas.errors import NotFound
 
-    version(lake, dataset)  # of a dataset that does not exist, its error
     students = lake.students()
+    train = f"graft train {dataset if versions(lake, dataset) else 'DATASET'}"
     if any(one.dataset == dataset for one in students):
-        return NotFound(f"no student of {dataset} was evaluated", where=dataset, fix=f"graft train {dataset}")
+        return NotFound(f"no student of {dataset} was evaluated", where=dataset, fix=train)
     names = ", ".join(sorted({one.dataset for one in students}))
-    fix = f"graft train {dataset}" + (f"; there are students of {names}" if names else "")
-    return NotFound(f"no student of {dataset!r}", where=str(lake.home.root), fix=fix)
+    fix = train + (f"; there are students of {names}" if names else "")
+    return NotFound(f"no student of {dataset!r}", where=str(lake.home.main or lake.home.root), fix=fix)
 
 
 def improve(
