@@ -116,7 +116,7 @@ async def make_dataset(
 async def make_run(
     loaded: Recipe, file: Path, seeds: list[Seed], home: Home | None = None, *, trial: bool = False
 ) -> dict[str, Any]:
-    """Run a loaded recipe inside any flow, by default in GRAFT_HOME, as `make_dataset` does. `trial` marks its version."""
+    """Run a loaded recipe inside any flow, by default in GRAFT_HOME, like `make_dataset`; `trial` marks it."""
     home = home or Home.find()
     loaded = await asyncio.to_thread(weighed, await downloaded(loaded, file, home), home)
     run_id = run_id_of(loaded, seeds, *await asyncio.to_thread(given.digests, loaded, file))

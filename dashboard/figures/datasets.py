@@ -26,7 +26,8 @@ def datasets(lake: Lake) -> Rows:
     """
     query = """
         WITH last AS (SELECT dataset, coalesce(max(version) FILTER (origin != 'trial'), max(version)) AS version,
-                             count(*) AS versions, list(rows ORDER BY version) AS history FROM lake.versions GROUP BY dataset),
+                             count(*) AS versions, list(rows ORDER BY version) AS history
+                      FROM lake.versions GROUP BY dataset),
         named AS (SELECT dataset, list({'tag': tag, 'version': version} ORDER BY tag) AS tags FROM
                   (SELECT dataset, tag, version FROM lake.tags
                    QUALIFY row_number() OVER (PARTITION BY dataset, tag ORDER BY "at" DESC) = 1)
