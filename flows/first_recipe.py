@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import uuid
 from collections import Counter
@@ -20,7 +21,7 @@ from graft.data.intake.columns import Mapped
 from graft.data.intake.parts import Problems, Source
 from graft.data.intake.texts import NO_OTHERS
 from graft.flows.plan import read_recipe
-from graft.schemas.base import Value
+from graft.schemas.base import Value, stable_hash
 from graft.schemas.errors import GraftError, InputInvalid, Problem
 from graft.schemas.problems import FieldErrors
 from graft.schemas.tasks.base import ImportedRows, Task
@@ -31,6 +32,10 @@ MOST_LABELS = 200
 """Distinct values up to which a column is taken for the labels."""
 USUAL_CHARS = 4_000
 """Characters to which gates hold a text by default."""
+
+
+FEWEST_HELD = 4
+"""Texts of a label from which one in so many is held out to test the student."""
 
 
 class Look(Value):
@@ -111,17 +116,50 @@ def _mapped(source: Source, some: Sequence[Mapping[str, Any]], given: Mapping[st
 
 def _read(source: Source, mapped: Mapped) -> tuple[list[str], Counter[str], int]:
     """Texts, label counts and number of the first rows."""
-    texts, labels, rows = list[str](), Counter[str](), 0
+    rows = [*_rows(source, mapped)]
+    return [text for text, _ in rows if text], Counter(label for _, label in rows if label), len(rows)
+
+
+def _rows(source: Source, mapped: Mapped) -> Iterator[tuple[str, str]]:
+    """Text and label of the first rows, each empty if a row has none."""
     problems = Problems(skip=True)
     records = (record for part in source.parts for _, record in part.records(problems, mapped.columns))
     for record in itertools.islice(records, MOST_ROWS):
-        rows += 1
         pieces = [value for name in mapped.text if isinstance(value := record.get(name), str) and value.strip()]
-        texts += ["\n\n".join(pieces)] if pieces else []
         value = record.get(mapped.label) if mapped.label else None
-        labels.update([str(value).strip()] if value is not None and str(value).strip() else [])
+        yield "\n\n".join(pieces), "" if value is None else str(value).strip()
     problems.finish()
-    return texts, labels, rows
+
+
+def hold_out(look: Look) -> tuple[Path, Path, int] | None:
+    """Split a labelled file into one of seeds and one that only tests the student, written beside it.
+
+    A quarter of each label's texts is held out, by their hash, so that the same file is always split alike.
+
+    Returns:
+        The two files (JSONL of text and label) and the number of test rows; None if the file has no labels, has
+        responses, or has fewer than FEWEST_HELD different texts of a label.
+    """
+    if not look.labels or look.response:
+        return None
+    source = sources.find(look.file)
+    mapped = _mapped(source, columns.sample(source), {"text": look.text, "label": look.label})
+    by_label: dict[str, dict[str, None]] = {}
+    for text, label in _rows(source, mapped):
+        if text and label:
+            by_label.setdefault(label, {})[text] = None
+    if min(map(len, by_label.values())) < FEWEST_HELD:
+        return None
+    parts: tuple[list[str], list[str]] = [], []
+    for label, texts in by_label.items():
+        for place, text in enumerate(sorted(texts, key=stable_hash)):
+            row = json.dumps({"text": text, "label": label}, ensure_ascii=False)
+            parts[place < len(texts) // FEWEST_HELD].append(row)
+    file = Path(look.file)
+    seeds, test = (file.with_name(f"{file.stem}-{name}.jsonl") for name in ("seeds", "test"))
+    for target, lines in zip((seeds, test), parts, strict=True):
+        target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return seeds, test, len(parts[1])
 
 
 def _by_flag(problem: Problem) -> Problem:
@@ -154,7 +192,7 @@ def task_fields(task: type[Task], labels: Mapping[str, str], look: Look | None, 
 
 def compose(
     name: str, task: type[Task], fields: Mapping[str, Any], look: Look | None, path: str, model: Mapping[str, Any],
-    head: str = "Written by graft init",
+    head: str = "Written by graft init", test: str = "",
 ) -> str:  # fmt: skip
     """The recipe's text, with a comment for each choice.
 
@@ -166,6 +204,7 @@ def compose(
         path: the file as the recipe names it
         model: the entry of `models`
         head: begins the first line
+        test: labelled file that tests the student, as the recipe names it; empty: none
     """
     seeded = bool(look and (look.labels or not task.labelled))
     weak, paid = model["provider"] == "embedded", model["provider"] == "litellm"
@@ -189,6 +228,8 @@ def compose(
     attempts = 10_000 if seeded or not look else 1_000_000
     lines += ["", "limits:", *_said(f"  candidates: {attempts}", "attempts, at most")]
     lines += _said("  money_usd: 5", "US dollars; the run ends cleanly before it costs more") if paid else []
+    if test:
+        lines += ["", "student:", *_said(f"  test: {_yaml(test)}", "your rows that are held out: no prompt shows them")]
     return "\n".join(lines) + "\n"
 
 
@@ -236,7 +277,7 @@ def _drafted(target: Path, text: str) -> Iterator[Path]:
 
 
 def _said(line: str, comment: str) -> list[str]:
-    return [f"{line:<32}# {comment}"]
+    return [f"{line:<31} # {comment}"]
 
 
 def _fields(fields: Mapping[str, Any], look: Look | None) -> list[str]:

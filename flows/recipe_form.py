@@ -42,8 +42,9 @@ class Draft(Value):
 
 
 def begun(
-    name: str, kind: str, labels: Mapping[str, str], look: Look | None, path: str, model: Mapping[str, Any]
-) -> str:
+    name: str, kind: str, labels: Mapping[str, str], look: Look | None, path: str, model: Mapping[str, Any],
+    test: str = "",
+) -> str:  # fmt: skip
     """The text of a new recipe.
 
     Args:
@@ -53,13 +54,14 @@ def begun(
         look: contents of the person's file; None: no file
         path: the file as the recipe names it
         model: the entry of `models`
+        test: labelled file that tests the student, as the recipe names it; empty: none
     """
     task = TASKS.get(kind)
     named = dict(labels) or dict.fromkeys(look.labels if look else (), "")
     if task.labelled and not task.sides and len(named) < len(EXAMPLES):
         named = {**named, **dict.fromkeys(EXAMPLES[len(named) :], "")}
     fields = task_fields(task, named, look, "")
-    return compose(name, task, fields, look, path, model, "Written on the page New")
+    return compose(name, task, fields, look, path, model, "Written on the page New", test)
 
 
 def read(text: str, target: Path) -> Draft:

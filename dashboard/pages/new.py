@@ -147,7 +147,7 @@ def _value(given: str) -> Any:
 @posted
 def compose(request: Request, form: Form) -> Response:
     """Write the YAML anew for a file, its columns, or another task (POST); labels, model and target are kept."""
-    from graft.flows.first_recipe import look_at
+    from graft.flows.first_recipe import hold_out, look_at
     from graft.flows.recipe_form import begun, changed, plain_or_empty
     from graft.schemas.kinds import TASKS
 
@@ -167,11 +167,13 @@ def compose(request: Request, form: Form) -> Response:
         name = str(plain_or_empty(text).get("name") or "my-texts")
         if file and name == "my-texts":
             name = OUTSIDE.sub("-", Path(file).stem.lower()).strip("-._+").replace("+", "-")[:60] or name
-        made = begun(name, kind, labels, look, f"files/{file}", _first_model())
+        held = hold_out(look) if look and form.get("hold") else None
+        used, path, test = (look_at(str(held[0])), held[0].name, f"files/{held[1].name}") if held else (look, file, "")
+        made = begun(name, kind, labels, used, f"files/{path}", _first_model(), test)
         known = {line: spec for line, (_, spec) in models.items()}
         for field, value in before.items():
             made = changed(made, field, value, known)
-        return _drafted(context, made, look=_shown(look, file) if look else None)
+        return _drafted(context, made, look=_shown(look, file, held[2] if held else 0) if look else None)
     except GraftError as error:
         return _told(error)
 
@@ -189,9 +191,11 @@ def _kept(text: str) -> dict[str, Any]:
     return {"labels": named, **{name: str(value) for name, value in plain.items() if value not in (None, "")}}
 
 
-def _shown(look: Look, file: str) -> dict[str, Any]:
+def _shown(look: Look, file: str, held: int) -> dict[str, Any]:
+    more = f"; {held:,} of them are held out to test the student" if held else ""
     return {
-        "file": file, "summary": look.summary(), "columns": look.columns, "text": look.text, "label": look.label,
+        "file": file, "summary": look.summary() + more, "columns": look.columns, "text": look.text, "label": look.label,
+        "held": held,
     }  # fmt: skip
 
 

@@ -104,10 +104,11 @@ function number() {
 }
 
 async function compose(more = {}) {
-  const given = await ask("/new/compose", { kind: at("kind").value, file, ...more });
+  const given = await ask("/new/compose", { kind: at("kind").value, file, hold: at("hold").checked ? "1" : "", ...more });
   if (!given?.look) return;
   at("look").textContent = given.look.summary;
   at("columns").hidden = given.look.columns.length < 2;
+  at("holding").hidden = at("hold").checked && !given.look.held;
   for (const [id, chosen, none] of [["text_column", given.look.text, false], ["label_column", given.look.label, true]]) {
     const names = [...(none ? [""] : []), ...given.look.columns];
     at(id).replaceChildren(...names.map((name) => new Option(name || "none", name, false, name === chosen)));
@@ -150,7 +151,7 @@ if (form) {
   });
   at("line").addEventListener("change", () => ask("/new/check", { field: "model", value: JSON.stringify(at("line").value) }));
   at("kind").addEventListener("change", () => compose());
-  for (const id of ["text_column", "label_column"]) {
+  for (const id of ["text_column", "label_column", "hold"]) {
     at(id).addEventListener("change", () => compose({ text_column: at("text_column").value, label_column: at("label_column").value }));
   }
   at("add").addEventListener("click", () => { at("rows").append(row({ name: "", description: "" })); at("rows").lastChild.firstChild.focus(); });
