@@ -39,6 +39,7 @@ def serve(
     """
     try:
         import altair  # noqa: F401
+        import pandas  # noqa: F401 (two pages that import it at once would see one half of it)
         import vl_convert  # noqa: F401
     except ImportError as error:
         raise MissingExtra(
