@@ -99,5 +99,6 @@ def test_from_a_file_to_a_student_in_use_on_pages_alone(browser: Browser, tmp_pa
         page.locator("#answer").wait_for(timeout=SLOW)
         pictured(page, "6-student")
         page.get_by_role("button", name="export as ONNX").click()
-        page.get_by_text("export").first.wait_for()
+        page.locator("#live .finished").wait_for(timeout=SLOW)
+        assert list(tmp_path.glob("exports/**/*.onnx"))
         assert wrong == []

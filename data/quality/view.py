@@ -227,7 +227,8 @@ def _reviews(report: Quality) -> Section:
         found.append(f"over a point off their panels: {_names(off)}")
     if reviews.adjudicated > MOST_ADJUDICATED:
         found.append(f"{_part(reviews.adjudicated, reviews.candidates, 'candidates')} went to the adjudicator")
-    return _section(report, "reviews", "Reviewers", found, "reviewers agree", facts, (shown,))
+    usual = "reviewers agree" if reviews.alpha is not None else "one reviewer each: agreement is not known"
+    return _section(report, "reviews", "Reviewers", found, usual, facts, (shown,))
 
 
 def _calibration(report: Quality) -> Section:
