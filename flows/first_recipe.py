@@ -155,8 +155,8 @@ def hold_out(look: Look) -> tuple[Path, Path, int] | None:
         for place, text in enumerate(sorted(texts, key=stable_hash)):
             row = json.dumps({"text": text, "label": label}, ensure_ascii=False)
             parts[place < len(texts) // FEWEST_HELD].append(row)
-    file = Path(look.file)
-    seeds, test = (file.with_name(f"{file.stem}-{name}.jsonl") for name in ("seeds", "test"))
+    file, mark = Path(look.file), stable_hash(parts, length=8)  # a file of this name never changes: recipes keep theirs
+    seeds, test = (file.with_name(f"{file.stem}-{name}-{mark}.jsonl") for name in ("seeds", "test"))
     for target, lines in zip((seeds, test), parts, strict=True):
         target.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return seeds, test, len(parts[1])

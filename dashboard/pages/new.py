@@ -138,7 +138,10 @@ def _value(given: str) -> Any:
         value = json.loads(given)
     except ValueError:
         value = None
-    named = isinstance(value, list) and all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in value)
+    named = isinstance(value, list) and all(
+        isinstance(one, dict) and isinstance(one.get("name"), str) and isinstance(one.get("description", ""), str)
+        for one in value
+    )
     if not (isinstance(value, str) or named):
         raise InputInvalid([Problem("form", None, "value", "is no text or list of labels", "submit it from the page")])
     return value
