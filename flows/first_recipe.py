@@ -252,6 +252,9 @@ def write(target: Path, text: str, *, force: bool) -> None:
 def problems_of(target: Path, text: str) -> list[Problem]:
     """Every problem that a recipe's text would have in the file `target`, which is not written."""
     try:
+        if target.is_file() and target.read_text(encoding="utf-8") == text:
+            read_recipe(str(target))
+            return []
         with _drafted(target, text):
             return []
     except InputInvalid as error:

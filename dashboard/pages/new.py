@@ -8,6 +8,7 @@ import os
 import re
 import uuid
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
@@ -39,10 +40,11 @@ def new(request: Request) -> Response:
         return _page(request, Draft(text="", fields={}, problems=()), of="", seen="")
     if name:
         text, earlier = saved(context.home, name)
-    else:
-        text, earlier = begun("my-texts", task_for(("label",)).named(), {}, None, "", _first_model()), False
-    draft = read(text, _target(context, name))
-    return _page(request, draft, of=name, seen=stamp(text) if name else "", earlier=earlier)
+        draft = read(text, context.home.recipe(name))
+        return _page(request, draft, of=name, seen=stamp(text), earlier=earlier)
+    text = begun("my-texts", task_for(("label",)).named(), {}, None, "", _first_model())
+    with TemporaryDirectory() as folder:  # a page that is looked at writes nothing into the home
+        return _page(request, read(text, Path(folder) / "my-texts.yaml"), of="", seen="")
 
 
 def _page(
