@@ -326,7 +326,7 @@ def test_the_command_shows_tables_and_json(home: Home, monkeypatch: pytest.Monke
     shown = CliRunner().invoke(app, ["models", "--dataset", "shop"])
     assert shown.exit_code == 0, shown.output
     assert "Models and money, all time" in shown.output
-    result = ("Usage and price", "Replies", "Writers", "Judges", "unknown", "66.7%", "adjudicator")
+    result = ("Usage and price", "Replies", "Writers", "Judges", "unknown", "2 of 3", "adjudicator")
     assert all(words in shown.output for words in result)
     printed = json.loads(CliRunner().invoke(app, ["models", "--run", "r2", "--json"]).stdout)
     assert [(one["model"], one["price_usd"]) for one in printed["models"]] == [("small", 0.51)]

@@ -210,7 +210,7 @@ def test_the_card_lists_what_reaches_the_student_and_is_inert() -> None:
     assert "| minilm | all\\-MiniLM\\-L6\\-v2 | encoder | reviewer | Apache\\-2\\.0 | no |" in card
     assert "derivative of Gemma" in card and "CC0\\-1\\.0" in card and "price: unknown" in card
     assert "| b\\|&lt;i&gt; | 2 | 0 | 1 | 3 |" in card and "| **all** | 4 | 0 | 2 | 6 |" in card
-    assert "| rejected | gate\\.&lt;b&gt;\\|x | 2 | 25.0% |" in card and "rows still missing: a 2" in card
+    assert "| rejected | gate\\.&lt;b&gt;\\|x | 2 | 2 of 8 |" in card and "rows still missing: a 2" in card
     assert "1 rows are restricted" in card
     assert "<" not in card and "](" not in card and "http:" not in card and "\x00" not in card
     assert inert("a" * 400).endswith("…") and "\n" not in inert(EVIL)

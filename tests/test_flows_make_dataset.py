@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -86,8 +87,15 @@ def graft(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
     output, errors, before = StringIO(), StringIO(), signal.getsignal(signal.SIGINT)
     variables = patch.dict(os.environ, environment(home), clear=True)
+    quiet = patch.object(logging.getLogger(), "handlers", [])  # those of earlier tests, whose streams may be closed
     try:
-        with variables, patch.object(sys, "argv", ["graft", *words]), redirect_stdout(output), redirect_stderr(errors):
+        with (
+            quiet,
+            variables,
+            patch.object(sys, "argv", ["graft", *words]),
+            redirect_stdout(output),
+            redirect_stderr(errors),
+        ):
             main()
         code = 0
     except SystemExit as end:
